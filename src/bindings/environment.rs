@@ -1,0 +1,190 @@
+//! What this package keeps for each JavaScript environment: the main thread, each worker, each load of the file.
+
+use super::completions::Completions;
+use super::error;
+use super::values::{Js, Kind, Reference, Value};
+use crate::config::{Environment, VARIABLES};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::process;
+use napi::sys;
+use napi::{Env, bindgen_prelude::Unknown};
+use napi_derive::napi;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::ffi::{CString, c_void};
+use std::ptr::null_mut;
+use std::sync::Arc;
+
+/// What `index.js` hands over. Jest has a realm a test file and one native module for all of them: the last realm counts.
+struct Realm {
+    environment: Reference,
+    error: Reference,
+    type_error: Reference,
+    range_error: Reference,
+    parse: Reference,
+}
+
+impl Realm {
+    fn of(js: Js<'_>, realm: Value<'_>) -> Result<Self> {
+        let keep = |name| js.keep(js.get(realm, name)?);
+        Ok(Self {
+            environment: keep(c"env")?,
+            error: keep(c"Error")?,
+            type_error: keep(c"TypeError")?,
+            range_error: keep(c"RangeError")?,
+            parse: keep(c"parse")?,
+        })
+    }
+
+    fn release(self, js: Js<'_>) {
+        for reference in [self.environment, self.error, self.type_error, self.range_error, self.parse] {
+            js.release(reference);
+        }
+    }
+}
+
+/// Which of the realm's values is asked for.
+#[derive(Clone, Copy)]
+pub enum Intrinsic {
+    Environment,
+    Error,
+    TypeError,
+    RangeError,
+    Parse,
+}
+
+/// The state of one environment. Lives as its instance data until the environment has gone; used on its thread only.
+///
+/// No borrow is held across a call into JavaScript, which may come back here.
+pub struct State {
+    realm: RefCell<Realm>,
+    completions: OnceCell<Completions>,
+    log_handler: RefCell<Option<Reference>>,
+    /// The handler threw, which is reported once.
+    pub log_handler_failed: Cell<bool>,
+}
+
+impl State {
+    /// The state of the environment whose callback is running.
+    pub fn of(js: Js<'_>) -> Result<&State> {
+        let mut data = null_mut();
+        // SAFETY: the environment is live, the result is local.
+        let status = unsafe { sys::napi_get_instance_data(js.env(), &raw mut data) };
+        js.check(status, "reading the instance data")?;
+        // SAFETY: only `attach` sets instance data, to a `State` that `end` frees when no callback can run any more.
+        unsafe { data.cast::<State>().as_ref() }
+            .ok_or_else(|| Error::Internal("binding.js was required; require @studio/redis-native instead".into()))
+    }
+
+    /// One of the values that `index.js` handed over.
+    pub fn intrinsic<'scope>(&self, js: Js<'scope>, which: Intrinsic) -> Result<Value<'scope>> {
+        let realm = self.realm.borrow();
+        js.kept(match which {
+            Intrinsic::Environment => &realm.environment,
+            Intrinsic::Error => &realm.error,
+            Intrinsic::TypeError => &realm.type_error,
+            Intrinsic::RangeError => &realm.range_error,
+            Intrinsic::Parse => &realm.parse,
+        })
+    }
+
+    /// The completions of this environment, made at the first call that needs them.
+    pub fn completions(&self, js: Js<'_>) -> Result<&Completions> {
+        if let Some(completions) = self.completions.get() {
+            return Ok(completions);
+        }
+        let completions = Completions::new(js)?;
+        Ok(self.completions.get_or_init(|| completions))
+    }
+
+    /// The completions, if anything has needed them yet.
+    pub fn existing_completions(&self) -> Option<&Completions> {
+        self.completions.get()
+    }
+
+    /// The function that gets the log lines of this environment.
+    pub fn log_handler<'scope>(&self, js: Js<'scope>) -> Option<Value<'scope>> {
+        let handler = self.log_handler.borrow();
+        handler.as_ref().and_then(|handler| js.kept(handler).ok())
+    }
+
+    pub fn set_log_handler(&self, js: Js<'_>, handler: Option<Value<'_>>) -> Result<()> {
+        let handler = handler.map(|handler| js.keep(handler)).transpose()?;
+        let previous = self.log_handler.replace(handler);
+        self.log_handler_failed.set(false);
+        if let Some(previous) = previous {
+            js.release(previous);
+        }
+        Ok(())
+    }
+}
+
+/// Hands over `process.env`, the error classes and `JSON.parse` of the realm that loads this package.
+#[napi(catch_unwind)]
+pub fn attach(env: Env, realm: Unknown) -> napi::Result<()> {
+    // SAFETY: napi calls this with a live environment, on its thread, in a handle scope that ends after this call.
+    let js = unsafe { Js::new(env.raw()) };
+    set_realm(js, realm.into()).map_err(|failure| error::throw_plain(js, &failure))
+}
+
+fn set_realm(js: Js<'_>, realm: Value<'_>) -> Result<()> {
+    let realm = Realm::of(js, realm)?;
+    if let Ok(state) = State::of(js) {
+        state.realm.replace(realm).release(js);
+        return Ok(());
+    }
+    let state = Box::into_raw(Box::new(State {
+        realm: RefCell::new(realm),
+        completions: OnceCell::new(),
+        log_handler: RefCell::new(None),
+        log_handler_failed: Cell::new(false),
+    }));
+    // SAFETY: the environment is live and has no instance data yet; `end` takes over the box.
+    let status = unsafe { sys::napi_set_instance_data(js.env(), state.cast(), Some(end), null_mut()) };
+    js.check(status, "setting the instance data").inspect_err(|_| {
+        // SAFETY: Node did not take the box, so it is still ours.
+        drop(unsafe { Box::from_raw(state) });
+    })
+}
+
+/// Node calls this when the environment is freed, after the last callback.
+unsafe extern "C" fn end(env: sys::napi_env, data: *mut c_void, _: *mut c_void) {
+    // SAFETY: `data` is the box that was given to Node, which calls this once; references can be given back until it
+    // returns.
+    let (js, state) = unsafe { (Js::new(env), Box::from_raw(data.cast::<State>())) };
+    let State { realm, log_handler, .. } = *state;
+    realm.into_inner().release(js);
+    if let Some(handler) = log_handler.into_inner() {
+        js.release(handler);
+    }
+}
+
+/// The engine, opened from this environment's `process.env` if it is not open.
+///
+/// The variables are read first: reading them may run JavaScript, which must not happen under the lock of `process`.
+pub fn engine(js: Js<'_>, state: &State) -> Result<Arc<Engine>> {
+    if let Some(engine) = process::opened() {
+        return Ok(engine);
+    }
+    let environment = variables(js, state)?;
+    process::engine(move || environment)
+}
+
+fn variables(js: Js<'_>, state: &State) -> Result<Environment> {
+    let source = state.intrinsic(js, Intrinsic::Environment)?;
+    let mut variables = Environment::new();
+    for name in VARIABLES {
+        let unreadable = |_| Error::InvalidConfig(format!("{name} could not be read from process.env."));
+        let key = CString::new(*name).map_err(|_| Error::Internal(format!("{name:?} is no name")))?;
+        let value = js.get(source, &key).map_err(unreadable)?;
+        match js.kind(value)? {
+            Kind::Undefined => {}
+            Kind::String => drop(variables.insert((*name).to_string(), js.read_string(value)?)),
+            other => {
+                let found = other.name();
+                return Err(Error::InvalidConfig(format!("{name} must be a string in process.env, got {found}.")));
+            }
+        }
+    }
+    Ok(variables)
+}

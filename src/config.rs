@@ -1,0 +1,185 @@
+//! Options and environment become one [`Config`], checked whole. Every default of the package stands here, once.
+
+use crate::error::{Error, Result};
+use crate::redis_url::{RedisUrl, Secret};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// The environment as JavaScript sees it; only the names in [`VARIABLES`] are ever asked for.
+pub type Environment = HashMap<String, String>;
+
+/// Every environment variable that this package reads.
+pub const VARIABLES: &[&str] = &[
+    "REDIS_URL",
+    "DATABASE_URL",
+    "REDIS_KEY_PREFIX",
+    "SESSION_CACHE_ENABLED",
+    "SESSION_CACHE_TTL_SECONDS",
+    "DATABASE_POOL_SIZE",
+    "DATABASE_STATEMENT_CACHE",
+    "STUDIO_REDIS_LOG",
+    "REDIS_USE_TLS",
+    "REDIS_SENTINEL_HOSTS",
+    "SESSION_CACHE_SECRET",
+];
+
+/// Asked for by the operator, but not built yet: to go on without would be less than they count on.
+const UNSUPPORTED: &[(&str, &str)] = &[
+    ("REDIS_USE_TLS", "Connections to Redis would not be encrypted"),
+    ("REDIS_SENTINEL_HOSTS", "Failovers would not be followed"),
+    ("SESSION_CACHE_SECRET", "Entries in Redis would not be sealed"),
+];
+
+/// Longest life of a cached session. What bounds how long an undeliverable invalidation must be kept.
+pub const MAX_TTL: Duration = Duration::from_secs(300);
+
+/// How long Redis may take of a validation's time, before Postgres is asked.
+pub const REDIS_SHARE_OF_VALIDATION: Duration = Duration::from_millis(250);
+
+/// Deadline of one Redis command.
+pub const REDIS_DEADLINE: Duration = Duration::from_millis(1000);
+
+/// Deadline of one Postgres statement, waiting for a connection included.
+pub const POSTGRES_DEADLINE: Duration = Duration::from_millis(5000);
+
+/// Calls that may be unanswered a server; beyond it a call is refused.
+pub const MAX_IN_FLIGHT: usize = 10_000;
+
+/// How to reach Postgres.
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    pub url: Secret,
+    /// Connections at most, which is the cap on concurrent queries. Default `10`.
+    pub pool_size: u32,
+    /// Named statements; `false` for a transaction pooler. Default `true`.
+    pub statement_cache: bool,
+}
+
+/// Everything that the engine is built from.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub redis: Option<RedisUrl>,
+    pub database: Option<DatabaseConfig>,
+    /// Stands before every key of this package. Default empty.
+    pub key_prefix: String,
+    /// Default `true`.
+    pub cache_enabled: bool,
+    /// Life of a cached session, at most [`MAX_TTL`]. Default `300` seconds.
+    pub cache_ttl: Duration,
+    /// A tracing filter. Default `warn`.
+    pub log_filter: String,
+}
+
+impl Config {
+    /// Checks the environment whole.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] that names the variable, the rule and, where it is no secret, the value.
+    pub fn try_new(environment: &Environment) -> Result<Self> {
+        let read = Reader(environment);
+        for (name, loss) in UNSUPPORTED {
+            if read.text(name).is_some_and(|value| value != "false") {
+                return Err(Error::InvalidConfig(format!(
+                    "{name} is set, but this version does not support it. {loss}."
+                )));
+            }
+        }
+        let database = match read.text("DATABASE_URL") {
+            None => None,
+            Some(url) => Some(DatabaseConfig {
+                url: Secret::new(url),
+                pool_size: read.whole("DATABASE_POOL_SIZE", 1..=1000)?.unwrap_or(10),
+                statement_cache: read.switch("DATABASE_STATEMENT_CACHE")?.unwrap_or(true),
+            }),
+        };
+        let cache_ttl = match read.whole("SESSION_CACHE_TTL_SECONDS", 1..=MAX_TTL.as_secs())? {
+            Some(seconds) => Duration::from_secs(seconds),
+            None => MAX_TTL,
+        };
+        Ok(Self {
+            redis: read.text("REDIS_URL").map(|url| RedisUrl::parse("REDIS_URL", url)).transpose()?,
+            database,
+            key_prefix: read.text("REDIS_KEY_PREFIX").unwrap_or_default().to_owned(),
+            cache_enabled: read.switch("SESSION_CACHE_ENABLED")?.unwrap_or(true),
+            cache_ttl,
+            log_filter: read.text("STUDIO_REDIS_LOG").unwrap_or("warn").to_owned(),
+        })
+    }
+}
+
+/// Reads one variable at a time; an empty one counts as not set.
+struct Reader<'a>(&'a Environment);
+
+impl<'a> Reader<'a> {
+    fn text(&self, name: &str) -> Option<&'a str> {
+        debug_assert!(VARIABLES.contains(&name), "{name} is not handed over by JavaScript");
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    fn switch(&self, name: &str) -> Result<Option<bool>> {
+        match self.text(name) {
+            None => Ok(None),
+            Some("true" | "1") => Ok(Some(true)),
+            Some("false" | "0") => Ok(Some(false)),
+            Some(other) => Err(Error::InvalidConfig(format!("{name} must be true or false, got {other:?}."))),
+        }
+    }
+
+    fn whole<N>(&self, name: &str, allowed: std::ops::RangeInclusive<N>) -> Result<Option<N>>
+    where
+        N: std::str::FromStr + PartialOrd + std::fmt::Display,
+    {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        match text.parse() {
+            Ok(number) if allowed.contains(&number) => Ok(Some(number)),
+            _ => Err(Error::InvalidConfig(format!(
+                "{name} must be a whole number from {} to {}, got {text:?}.",
+                allowed.start(),
+                allowed.end()
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> Result<Config> {
+        Config::try_new(&pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn an_empty_environment_gives_the_defaults() {
+        let config = config(&[("REDIS_URL", "")]).unwrap();
+        assert!(config.redis.is_none() && config.database.is_none() && config.cache_enabled);
+        assert_eq!(config.cache_ttl, Duration::from_secs(300));
+        assert_eq!(config.log_filter, "warn");
+    }
+
+    #[test]
+    fn each_rule_has_its_message() {
+        for (name, value) in [
+            ("REDIS_URL", "ftp://h"),
+            ("SESSION_CACHE_ENABLED", "maybe"),
+            ("SESSION_CACHE_TTL_SECONDS", "0"),
+            ("SESSION_CACHE_TTL_SECONDS", "301"),
+            ("SESSION_CACHE_TTL_SECONDS", "1.5"),
+            ("DATABASE_POOL_SIZE", "-1"),
+            ("DATABASE_STATEMENT_CACHE", "no"),
+            ("REDIS_USE_TLS", "true"),
+            ("SESSION_CACHE_SECRET", "x"),
+        ] {
+            let error = config(&[("DATABASE_URL", "postgres://h/d"), (name, value)]).unwrap_err();
+            assert_eq!(error.code(), "ERR_INVALID_CONFIG");
+            assert!(error.to_string().starts_with(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        let config =
+            config(&[("DATABASE_URL", "postgres://u:hunter2@h/d"), ("REDIS_URL", "redis://:hunter2@h")]).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

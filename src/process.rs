@@ -1,0 +1,116 @@
+//! The one engine and the one runtime of this process, and the only static of the crate.
+//!
+//! However often the addon is loaded, and by however many threads, they share what is here.
+
+use crate::config::{Config, Environment};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::logging::Log;
+use once_cell::sync::{Lazy, OnceCell};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// More than Redis and Postgres can keep busy; Node has the other cores.
+const WORKERS: usize = 2;
+
+static PROCESS: Lazy<Process> = Lazy::new(Process::default);
+
+#[derive(Default)]
+struct Process {
+    runtime: OnceCell<Runtime>,
+    state: Mutex<State>,
+    log: Log,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<Arc<Engine>>,
+    /// Closed when the shutdown that is under way has ended.
+    closing: Option<watch::Receiver<()>>,
+}
+
+impl Process {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The open engine, or a new one from `environment`, which is asked only then. Connects and starts nothing.
+///
+/// # Errors
+/// [`crate::error::Error::InvalidConfig`]; the next call tries anew.
+pub fn engine(environment: impl FnOnce() -> Environment) -> Result<Arc<Engine>> {
+    let mut state = PROCESS.state();
+    if let Some(engine) = &state.open {
+        return Ok(engine.clone());
+    }
+    let config = Config::try_new(&environment())?;
+    PROCESS.log.start(&config.log_filter)?;
+    let engine = Arc::new(Engine::new(&config)?);
+    state.open = Some(engine.clone());
+    Ok(engine)
+}
+
+/// The open engine, if there is one.
+pub fn opened() -> Option<Arc<Engine>> {
+    PROCESS.state().open.clone()
+}
+
+/// True if nothing is open and nothing is being closed.
+pub fn idle() -> bool {
+    let state = PROCESS.state();
+    let closing = state.closing.as_ref().is_some_and(|closing| closing.has_changed().is_ok());
+    state.open.is_none() && !closing
+}
+
+/// Runs a future on the process's runtime, which the first call starts together with the engine's background work.
+///
+/// Where the system refuses another thread the future is dropped, which whoever waits for it notices.
+pub fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+    let runtime = PROCESS.runtime.get_or_try_init(|| {
+        Builder::new_multi_thread().worker_threads(WORKERS).thread_name("studio-redis").enable_all().build()
+    });
+    match runtime {
+        Ok(runtime) => {
+            if let Some(engine) = opened() {
+                engine.start(runtime.handle());
+            }
+            runtime.spawn(future);
+        }
+        Err(error) => tracing::error!("no thread can be started: {error}"),
+    }
+}
+
+/// Closes the engine within `time`. The next call opens a new one. Callers of a second shutdown wait for the first.
+pub async fn shutdown(time: Duration) {
+    let (done, wait) = watch::channel(());
+    let (engine, earlier) = {
+        let mut state = PROCESS.state();
+        let engine = state.open.take();
+        let earlier = if engine.is_some() { state.closing.replace(wait) } else { state.closing.clone() };
+        (engine, earlier)
+    };
+    let both = async {
+        if let Some(engine) = engine {
+            engine.close(time).await;
+        }
+        if let Some(mut earlier) = earlier {
+            // Resolves when the other shutdown drops its end.
+            let _ = earlier.changed().await;
+        }
+    };
+    let _ = timeout(time + GRACE, both).await;
+    drop(done);
+}
+
+/// What `close` may take beyond its time to drop what it cut off.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// The log of this process.
+pub fn log() -> &'static Log {
+    &PROCESS.log
+}

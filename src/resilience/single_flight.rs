@@ -1,0 +1,404 @@
+//! Concurrent reads of one key share one run, which is called a flight here.
+//!
+//! Sharing must not bring back what was forgotten. A flight that was under way when its key was forgotten may carry an
+//! answer from before. Those who already wait for it asked before the forgetting, so they may have it; but nobody may
+//! join it any more, and its answer may not be stored. That also holds for flights that new callers no longer join
+//! because of their age: they are kept until they end, so that a forgetting reaches every one of them.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// A flight may be joined in its first 2 s only. A deletion elsewhere that found nothing to delete tells nobody, so that
+/// a flight which missed it must not go on answering new calls for long.
+pub const MAX_JOIN_AGE: Duration = Duration::from_secs(2);
+
+/// The flights of all keys. Clones are handles to the same flights.
+pub struct SingleFlight<K: Eq + Hash, V> {
+    flights: Arc<Flights<K, V>>,
+}
+
+/// What a caller who wants a key has to do.
+pub enum Joined<K: Eq + Hash, V> {
+    /// Run the read, store its answer if that is allowed, and then [`Flight::finish`] with it.
+    Leader(Flight<K, V>),
+    /// Wait for the leader's answer.
+    Follower(Follower<V>),
+}
+
+/// The leader's side of a flight. Dropped without [`Flight::finish`], it tells the followers that nothing will come.
+///
+/// An answer is stored before the flight is finished, because a finished flight is out of reach for a forgetting.
+pub struct Flight<K: Eq + Hash, V> {
+    flights: Arc<Flights<K, V>>,
+    key: K,
+    live: Arc<Live<V>>,
+    answer: Option<V>,
+}
+
+/// The side of one who joined a flight.
+pub struct Follower<V> {
+    answer: watch::Receiver<Option<V>>,
+}
+
+/// Of each key the flights that have not ended, oldest first. Only the newest may be joined. No list is ever empty.
+type Flights<K, V> = Mutex<HashMap<K, Vec<Arc<Live<V>>>>>;
+
+struct Live<V> {
+    begun: Instant,
+    /// Whether no forgetting came. Locked after the map, where both are.
+    storable: Mutex<bool>,
+    answer: watch::Sender<Option<V>>,
+}
+
+impl<K: Eq + Hash, V> Clone for SingleFlight<K, V> {
+    fn clone(&self) -> Self {
+        Self { flights: self.flights.clone() }
+    }
+}
+
+impl<K: Eq + Hash, V> Default for SingleFlight<K, V> {
+    fn default() -> Self {
+        Self { flights: Arc::default() }
+    }
+}
+
+impl<K: Eq + Hash + Clone, V: Clone + Send + Sync> SingleFlight<K, V> {
+    /// Joins the newest flight of `key` if it is young enough and was not forgotten, and begins a new one if not.
+    pub fn join(&self, key: K, now: Instant) -> Joined<K, V> {
+        let mut flights = locked(&self.flights);
+        let of_key = flights.entry(key.clone()).or_default();
+        if let Some(newest) = of_key.last().filter(|newest| newest.may_be_joined(now)) {
+            return Joined::Follower(Follower { answer: newest.answer.subscribe() });
+        }
+        let live = Arc::new(Live { begun: now, storable: Mutex::new(true), answer: watch::Sender::new(None) });
+        of_key.push(live.clone());
+        Joined::Leader(Flight { flights: self.flights.clone(), key, live, answer: None })
+    }
+
+    /// Lets nobody join the flights of `key` that are under way, and nobody store their answers. When this returns, a
+    /// [`Flight::store`] of such a flight has either ended or will do nothing. So: forget first, then delete the copies.
+    pub fn forget(&self, key: &K) {
+        for live in locked(&self.flights).get(key).into_iter().flatten() {
+            live.forget();
+        }
+    }
+}
+
+impl<V> Live<V> {
+    fn may_be_joined(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.begun) < MAX_JOIN_AGE && *locked(&self.storable)
+    }
+
+    fn forget(&self) {
+        *locked(&self.storable) = false;
+    }
+}
+
+impl<K: Eq + Hash, V> Flight<K, V> {
+    #[cfg(test)]
+    fn storable(&self) -> bool {
+        self.store(|| ()).is_some()
+    }
+
+    /// Stores the answer by `store` if that is allowed, in one step with the check: a forgetting comes either before, and
+    /// nothing is stored, or after, and finds what was stored.
+    ///
+    /// `store` must be short and must not use the [`SingleFlight`], whose lock waits for this one.
+    pub fn store<R>(&self, store: impl FnOnce() -> R) -> Option<R> {
+        let storable = locked(&self.live.storable);
+        storable.then(store)
+    }
+
+    /// Ends the flight and gives `answer` to all who joined it.
+    pub fn finish(mut self, answer: V) {
+        self.answer = Some(answer);
+    }
+}
+
+impl<K: Eq + Hash, V> Drop for Flight<K, V> {
+    fn drop(&mut self) {
+        {
+            let mut flights = locked(&self.flights);
+            if let Some(of_key) = flights.get_mut(&self.key) {
+                of_key.retain(|live| !Arc::ptr_eq(live, &self.live));
+                if of_key.is_empty() {
+                    flights.remove(&self.key);
+                }
+            }
+        }
+        // It left the map first, so that nobody joins a flight that has ended. Without an answer, it is the end of the
+        // sender, whose last owner this is, that wakes the followers.
+        if let Some(answer) = self.answer.take() {
+            self.live.answer.send_replace(Some(answer));
+        }
+    }
+}
+
+impl<V: Clone + Send + Sync> Follower<V> {
+    /// The leader's answer, or `None` if it ended without one: then the caller starts anew.
+    pub async fn answer(mut self) -> Option<V> {
+        self.answer.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+/// Nothing under these locks can be left half done by a panic, except by the closure of [`Flight::store`], which leaves
+/// the flag as it was.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+    use std::pin::{Pin, pin};
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::{Context, Poll, Waker};
+
+    type Answer = Pin<Box<dyn Future<Output = Option<u32>>>>;
+
+    fn leader(flights: &SingleFlight<u8, u32>, key: u8, now: Instant) -> Flight<u8, u32> {
+        match flights.join(key, now) {
+            Joined::Leader(flight) => flight,
+            Joined::Follower(_) => panic!("it joined a flight"),
+        }
+    }
+
+    fn follower(flights: &SingleFlight<u8, u32>, key: u8, now: Instant) -> Answer {
+        match flights.join(key, now) {
+            Joined::Leader(_) => panic!("it began a flight"),
+            Joined::Follower(follower) => Box::pin(follower.answer()),
+        }
+    }
+
+    /// How many flights have not ended.
+    fn count(flights: &SingleFlight<u8, u32>) -> usize {
+        let flights = locked(&flights.flights);
+        assert!(flights.values().all(|of_key| !of_key.is_empty()), "a key without flights was left behind");
+        flights.values().map(Vec::len).sum()
+    }
+
+    /// `None` while there is no answer.
+    fn poll(answer: &mut Answer) -> Option<Option<u32>> {
+        match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thousand_followers_get_the_answer_of_one_leader() {
+        let flights = SingleFlight::default();
+        let now = Instant::now();
+        let flight = leader(&flights, 1, now);
+        let tasks: Vec<_> = (0..1000)
+            .map(|_| match flights.join(1, now) {
+                Joined::Leader(_) => panic!("a second leader"),
+                Joined::Follower(follower) => tokio::spawn(follower.answer()),
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert!(flight.storable());
+        flight.finish(7);
+        for task in tasks {
+            assert_eq!(task.await.unwrap(), Some(7));
+        }
+        assert_eq!(count(&flights), 0);
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_vanishes_wakes_its_followers_who_start_anew() {
+        let flights = SingleFlight::<u8, u32>::default();
+        let now = Instant::now();
+        let flight = leader(&flights, 1, now);
+        let waiting = tokio::spawn(follower_of(&flights, now).answer());
+        tokio::task::yield_now().await;
+        drop(flight);
+        assert_eq!(waiting.await.unwrap(), None);
+        assert_eq!(count(&flights), 0);
+        drop(leader(&flights, 1, now));
+    }
+
+    fn follower_of(flights: &SingleFlight<u8, u32>, now: Instant) -> Follower<u32> {
+        match flights.join(1, now) {
+            Joined::Leader(_) => panic!("it began a flight"),
+            Joined::Follower(follower) => follower,
+        }
+    }
+
+    #[test]
+    fn nobody_joins_after_the_first_two_seconds() {
+        let flights = SingleFlight::default();
+        let start = Instant::now();
+        let old = leader(&flights, 1, start);
+        let mut early = follower(&flights, 1, start + MAX_JOIN_AGE - Duration::from_nanos(1));
+        let young = leader(&flights, 1, start + MAX_JOIN_AGE);
+        let mut late = follower(&flights, 1, start + MAX_JOIN_AGE);
+        assert_eq!(count(&flights), 2);
+        young.finish(2);
+        assert_eq!((poll(&mut early), poll(&mut late)), (None, Some(Some(2))));
+        old.finish(1);
+        assert_eq!(poll(&mut early), Some(Some(1)));
+        assert_eq!(count(&flights), 0);
+    }
+
+    #[test]
+    fn forgetting_reaches_all_flights_of_the_key_and_no_other() {
+        let flights = SingleFlight::default();
+        let start = Instant::now();
+        let displaced = leader(&flights, 1, start);
+        let current = leader(&flights, 1, start + MAX_JOIN_AGE);
+        let other = leader(&flights, 2, start);
+        let mut waiting = follower(&flights, 1, start + MAX_JOIN_AGE);
+        flights.forget(&1);
+        flights.forget(&3);
+        assert_eq!((displaced.storable(), current.storable(), other.storable()), (false, false, true));
+        let next = leader(&flights, 1, start + MAX_JOIN_AGE);
+        assert!(next.storable());
+        current.finish(5);
+        assert_eq!(poll(&mut waiting), Some(Some(5)), "who already waited still gets the answer");
+    }
+
+    /// Two threads: one stores under the check, the other forgets and then empties the store. Nothing may remain.
+    #[test]
+    fn a_store_never_survives_a_forgetting() {
+        let flights = SingleFlight::<u8, u32>::default();
+        let store = Mutex::new(None);
+        let survivors = AtomicUsize::new(0);
+        let barrier = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..500 {
+                    let flight = leader(&flights, 1, Instant::now());
+                    barrier.wait();
+                    flight.store(|| {
+                        // Gives the other thread every chance to come in between.
+                        (0..20).for_each(|_| std::thread::yield_now());
+                        *locked(&store) = Some(round);
+                    });
+                    flight.finish(round);
+                    barrier.wait();
+                }
+            });
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    barrier.wait();
+                    flights.forget(&1);
+                    *locked(&store) = None;
+                    barrier.wait();
+                    // The other thread waits before its next round, so that what is here now stays.
+                    survivors.fetch_add(usize::from(locked(&store).is_some()), Relaxed);
+                }
+            });
+        });
+        assert_eq!(survivors.into_inner(), 0);
+    }
+
+    #[test]
+    fn all_sides_can_be_sent_to_other_threads() {
+        fn sendable<T: Send>(_: &T) {}
+        let flights = SingleFlight::<u8, u32>::default();
+        sendable(&flights);
+        let flight = leader(&flights, 1, Instant::now());
+        sendable(&flight);
+        sendable(&pin!(follower_of(&flights, Instant::now()).answer()));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Join { key: u8 },
+        Forget { key: u8 },
+        Finish { which: prop::sample::Index },
+        Drop { which: prop::sample::Index },
+        Advance { millis: u64 },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            8 => (0..3_u8).prop_map(|key| Step::Join { key }),
+            2 => (0..3_u8).prop_map(|key| Step::Forget { key }),
+            3 => any::<prop::sample::Index>().prop_map(|which| Step::Finish { which }),
+            1 => any::<prop::sample::Index>().prop_map(|which| Step::Drop { which }),
+            3 => prop_oneof![0..1200_u64, Just(2000), Just(1999)].prop_map(|millis| Step::Advance { millis }),
+        ];
+        prop::collection::vec(step, 1..150)
+    }
+
+    /// What the model knows of a flight; its number is its place in the list of all flights that ever were.
+    struct Known {
+        key: u8,
+        begun: u64,
+        ended: bool,
+        forgotten: bool,
+        followers: Vec<Answer>,
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn it_agrees_with_a_list_of_all_flights(steps in steps()) {
+            let start = Instant::now();
+            let mut millis = 0;
+            let flights = SingleFlight::<u8, u32>::default();
+            let mut known: Vec<Known> = Vec::new();
+            let mut leaders: Vec<(usize, Flight<u8, u32>)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Advance { millis: by } => millis += by,
+                    Step::Forget { key } => {
+                        flights.forget(&key);
+                        known.iter_mut().filter(|flight| flight.key == key).for_each(|flight| flight.forgotten = true);
+                    }
+                    Step::Join { key } => {
+                        let joinable = known.iter().rposition(|flight| {
+                            flight.key == key && !flight.ended && !flight.forgotten && millis - flight.begun < 2000
+                        });
+                        match (flights.join(key, start + Duration::from_millis(millis)), joinable) {
+                            (Joined::Follower(follower), Some(number)) => {
+                                known[number].followers.push(Box::pin(follower.answer()));
+                            }
+                            (Joined::Leader(flight), None) => {
+                                leaders.push((known.len(), flight));
+                                let followers = Vec::new();
+                                known.push(Known { key, begun: millis, ended: false, forgotten: false, followers });
+                            }
+                            (Joined::Follower(_), None) => prop_assert!(false, "joined what must not be joined"),
+                            (Joined::Leader(_), Some(_)) => prop_assert!(false, "a second leader"),
+                        }
+                    }
+                    Step::Finish { which } | Step::Drop { which } if !leaders.is_empty() => {
+                        let (number, flight) = leaders.swap_remove(which.index(leaders.len()));
+                        let answer = matches!(step, Step::Finish { .. }).then_some(number as u32);
+                        for follower in &mut known[number].followers {
+                            prop_assert_eq!(poll(follower), None, "an answer before the end");
+                        }
+                        match answer {
+                            Some(answer) => flight.finish(answer),
+                            None => drop(flight),
+                        }
+                        known[number].ended = true;
+                        for mut follower in known[number].followers.drain(..) {
+                            prop_assert_eq!(poll(&mut follower), Some(answer));
+                        }
+                    }
+                    Step::Finish { .. } | Step::Drop { .. } => {}
+                }
+                for (number, flight) in &leaders {
+                    prop_assert_eq!(flight.storable(), !known[*number].forgotten);
+                    prop_assert_eq!(flight.store(|| ()).is_some(), !known[*number].forgotten);
+                }
+                prop_assert_eq!(count(&flights), leaders.len());
+            }
+            let keys: HashSet<u8> = leaders.iter().map(|(number, _)| known[*number].key).collect();
+            prop_assert_eq!(locked(&flights.flights).len(), keys.len());
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The session cache: who is this, and who is it no longer.
+//!
+//! Reading (this file): Redis for a share of the time, then Postgres; concurrent reads of one token are one.
+//! Ending and forgetting: [`revoke`]. What could not be removed from Redis yet: [`undelivered`].
+//!
+//! A session that was revoked cannot come back, because every way into the cache needs proof that nothing happened
+//! since the read began: a lease in Redis, and in the process a flight that nobody has forgotten.
+
+mod revoke;
+#[cfg(test)]
+mod tests;
+mod undelivered;
+
+use crate::config::{MAX_TTL, REDIS_SHARE_OF_VALIDATION};
+use crate::error::{Error, Result};
+use crate::keys::TokenHash;
+use crate::metrics::{SessionCounters, SessionMetrics, count};
+use crate::resilience::guard::Guard;
+use crate::resilience::single_flight::{Flight, Joined, SingleFlight};
+use crate::session::SessionWithUser;
+use crate::stores::{Lease, Lookup, SessionCopies, SessionRows};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::time::Instant;
+use undelivered::Undelivered;
+
+/// A session, or nobody.
+pub type Answer = Result<Option<Arc<SessionWithUser>>>;
+
+/// A store behind the guard of its server.
+pub struct Guarded<S> {
+    pub store: S,
+    pub guard: Arc<Guard>,
+}
+
+impl<S> Guarded<S> {
+    async fn ask<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.guard.run(self.guard.deadline(), call).await
+    }
+}
+
+/// What [`Sessions::configure`] changes; `None` leaves a setting as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Switches {
+    pub enabled: Option<bool>,
+    pub ttl_seconds: Option<f64>,
+}
+
+/// Sessions over their two stores. Without Redis every validation asks Postgres; without Postgres none is answered.
+pub struct Sessions<C, R> {
+    copies: Option<Guarded<C>>,
+    rows: Option<Arc<Guarded<R>>>,
+    flights: SingleFlight<TokenHash, (Answer, Source)>,
+    undelivered: Undelivered,
+    counters: SessionCounters,
+    enabled: AtomicBool,
+    ttl_seconds: AtomicU64,
+}
+
+/// Who answered a validation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Redis,
+    Postgres,
+}
+
+impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
+    pub fn new(copies: Option<Guarded<C>>, rows: Option<Arc<Guarded<R>>>, enabled: bool, ttl: Duration) -> Self {
+        Self {
+            copies,
+            rows,
+            flights: SingleFlight::default(),
+            undelivered: Undelivered::default(),
+            counters: SessionCounters::default(),
+            enabled: AtomicBool::new(enabled),
+            ttl_seconds: AtomicU64::new(ttl.as_secs()),
+        }
+    }
+
+    /// The valid session of a token; `None` as token is one that cannot be anybody's.
+    ///
+    /// # Errors
+    /// [`Error::SessionStore`] if neither store could answer. Never "nobody" in that case.
+    pub async fn validate(self: &Arc<Self>, token: Option<TokenHash>) -> Answer {
+        self.rows()?;
+        let Some(token) = token else {
+            count(&self.counters.refused);
+            return Ok(None);
+        };
+        loop {
+            let (answer, source) = match self.flights.join(token, Instant::now()) {
+                Joined::Leader(flight) => {
+                    let result = self.read(token, &flight).await;
+                    flight.finish(result.clone());
+                    result
+                }
+                Joined::Follower(follower) => {
+                    // A leader that vanished without a result leaves its followers to start anew.
+                    let Some(result) = follower.answer().await else { continue };
+                    count(&self.counters.coalesced);
+                    result
+                }
+            };
+            count(match source {
+                Source::Redis => &self.counters.redis_hits,
+                Source::Postgres => &self.counters.misses,
+            });
+            return answer;
+        }
+    }
+
+    /// The valid session of a token by Postgres alone: nothing is read from or left in the cache, nothing is counted.
+    ///
+    /// # Errors
+    /// [`Error::SessionStore`] if Postgres could not answer.
+    pub async fn validate_uncached(&self, token: Option<TokenHash>) -> Answer {
+        let rows = self.rows()?;
+        let Some(token) = token else { return Ok(None) };
+        let found = rows.ask(rows.store.find(token)).await.map_err(Error::session_store)?;
+        Ok(found.map(|found| Arc::new(found.session)))
+    }
+
+    async fn read(
+        self: &Arc<Self>,
+        token: TokenHash,
+        flight: &Flight<TokenHash, (Answer, Source)>,
+    ) -> (Answer, Source) {
+        let lease = match self.look_up(token).await {
+            Some(Lookup::Copy(session)) => return (Ok(Some(session)), Source::Redis),
+            Some(Lookup::Miss(lease)) => lease,
+            None => None,
+        };
+        (self.read_row(token, flight, lease).await, Source::Postgres)
+    }
+
+    /// Asks Redis, unless it is switched off, away, or not to be trusted yet.
+    async fn look_up(&self, token: TokenHash) -> Option<Lookup> {
+        let redis = self.copies.as_ref().filter(|_| self.enabled.load(Relaxed) && self.undelivered.none())?;
+        match redis.guard.run(REDIS_SHARE_OF_VALIDATION, redis.store.read_or_lease(token)).await {
+            Ok(lookup) => Some(lookup),
+            Err(error) => {
+                count(&self.counters.errors);
+                tracing::debug!("session not read from Redis: {error}");
+                None
+            }
+        }
+    }
+
+    async fn read_row(
+        self: &Arc<Self>,
+        token: TokenHash,
+        flight: &Flight<TokenHash, (Answer, Source)>,
+        lease: Option<Lease>,
+    ) -> Answer {
+        let rows = self.rows()?;
+        count(&self.counters.database_reads);
+        let found = match rows.ask(rows.store.find(token)).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                count(&self.counters.errors);
+                return Err(Error::session_store(error));
+            }
+        };
+        let session = Arc::new(found.session);
+        if let Some(lease) = lease.filter(|_| self.enabled.load(Relaxed)) {
+            let life = found.remaining.min(Duration::from_secs(self.ttl_seconds.load(Relaxed)));
+            // The caller has its answer; the copy is for those who come later.
+            flight.store(|| tokio::spawn(self.clone().fill(token, lease, session.clone(), life)));
+        }
+        Ok(Some(session))
+    }
+
+    async fn fill(self: Arc<Self>, token: TokenHash, lease: Lease, session: Arc<SessionWithUser>, life: Duration) {
+        let Some(redis) = &self.copies else { return };
+        // A refused fill is the fence at work; an unanswered one leaves the next read to Postgres.
+        if let Err(error) = redis.ask(redis.store.fill(token, &lease, &session, life)).await {
+            tracing::debug!("session not copied to Redis: {error}");
+        }
+    }
+
+    fn rows(&self) -> Result<&Guarded<R>> {
+        self.rows.as_deref().ok_or(Error::NotConfigured("DATABASE_URL"))
+    }
+
+    /// Counts since the start or the last reset.
+    pub fn metrics(&self) -> SessionMetrics {
+        self.counters.read(self.enabled.load(Relaxed), self.ttl_seconds.load(Relaxed))
+    }
+
+    /// Starts every count anew.
+    pub fn reset_metrics(&self) {
+        self.counters.reset();
+    }
+
+    /// Changes settings at once. Switched off, the cache is neither read nor filled; invalidations go on.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if `ttl_seconds` is no whole number from 1 to 300; then nothing is changed.
+    pub fn configure(&self, switches: Switches) -> Result<()> {
+        if let Some(ttl) = switches.ttl_seconds {
+            #[expect(clippy::cast_precision_loss, reason = "300 is exact")]
+            let longest = MAX_TTL.as_secs() as f64;
+            if ttl.fract() != 0.0 || !(1.0..=longest).contains(&ttl) {
+                return Err(Error::range_error(format!(
+                    "ttlSeconds must be a whole number from 1 to {longest}, got {ttl}."
+                )));
+            }
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+            self.ttl_seconds.store(ttl as u64, Relaxed);
+        }
+        if let Some(enabled) = switches.enabled {
+            self.enabled.store(enabled, Relaxed);
+        }
+        Ok(())
+    }
+}

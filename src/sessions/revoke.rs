@@ -1,0 +1,226 @@
+//! Ending sessions and forgetting copies. Both are the same act: nothing that was read before may be used after.
+//!
+//! The order of a revocation: flights are made unjoinable, the row is deleted (which tells every listening process),
+//! flights once more, then `DEL` in Redis, and flights a last time. Only then does the revocation resolve.
+
+use super::Sessions;
+use crate::error::{Error, Result};
+use crate::keys::TokenHash;
+use crate::stores::{Named, SessionCopies, SessionRows, Which};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+/// Waits between attempts to deliver what Redis has not confirmed.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(1);
+
+/// Tokens that one attempt delivers.
+const DELIVERY_BATCH: usize = 500;
+
+impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
+    /// Ends the session `id`; copies of `token` are forgotten too, even if Postgres is away. `false` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::SessionStore`] if it is not known whether the session was ended; the call can be repeated.
+    pub async fn revoke(self: &Arc<Self>, id: &str, token: Option<TokenHash>) -> Result<bool> {
+        self.rows()?;
+        let Some(id) = canonical(id) else {
+            self.forget_everywhere(token.as_slice()).await;
+            return Ok(false);
+        };
+        Ok(self.end(Which::Id(&id), token.as_slice()).await? > 0)
+    }
+
+    /// Ends the session of a token. `false` if there is none.
+    ///
+    /// # Errors
+    /// As [`Sessions::revoke`].
+    pub async fn revoke_token(self: &Arc<Self>, token: Option<TokenHash>) -> Result<bool> {
+        self.rows()?;
+        let Some(token) = token else { return Ok(false) };
+        Ok(self.end(Which::Token(token), &[token]).await? > 0)
+    }
+
+    /// Ends all sessions of a user; returns how many there were.
+    ///
+    /// # Errors
+    /// As [`Sessions::revoke`].
+    pub async fn revoke_user(self: &Arc<Self>, user: &str) -> Result<u64> {
+        self.rows()?;
+        let Some(user) = canonical(user) else { return Ok(0) };
+        self.end(Which::User(&user), &[]).await
+    }
+
+    /// Ends all sessions of a user but one; returns how many there were.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if `except` is no UUID: that would end the session that is meant to stay.
+    /// Otherwise as [`Sessions::revoke`].
+    pub async fn revoke_others(self: &Arc<Self>, user: &str, except: &str) -> Result<u64> {
+        self.rows()?;
+        let except = canonical(except)
+            .ok_or_else(|| Error::range_error("exceptSessionId must be a UUID: the id of the session that stays."))?;
+        let Some(user) = canonical(user) else { return Ok(0) };
+        self.end(Which::Others { user: &user, except: &except }, &[]).await
+    }
+
+    /// Moves a valid session to a new token and end; the old token is refused from then on. `false` if `token` has no
+    /// valid session.
+    ///
+    /// # Errors
+    /// As [`Sessions::revoke`]; [`Error::InvalidArgument`] if the new token is the old one, or another session's.
+    pub async fn rotate(
+        self: &Arc<Self>,
+        token: Option<TokenHash>,
+        new_token: TokenHash,
+        expires_at: SystemTime,
+    ) -> Result<bool> {
+        let rows = self.rows()?;
+        let Some(token) = token else { return Ok(false) };
+        if token == new_token {
+            return Err(Error::range_error("newToken must differ from token."));
+        }
+        // The new token may have been asked for before it was anybody's.
+        let both = [token, new_token];
+        self.forget_here(&both);
+        let rotated = rows.ask(rows.store.rotate(token, new_token, expires_at)).await;
+        self.forget_everywhere(&both).await;
+        rotated.map_err(store_error)
+    }
+
+    /// Forgets the copies of a token; its session goes on.
+    pub async fn forget(self: &Arc<Self>, token: Option<TokenHash>) {
+        self.forget_everywhere(token.as_slice()).await;
+    }
+
+    /// Forgets the copies of all sessions of a user, here and in every listening process; returns how many there are.
+    ///
+    /// # Errors
+    /// [`Error::SessionStore`] if Postgres cannot name the sessions.
+    pub async fn forget_user(self: &Arc<Self>, user: &str) -> Result<u64> {
+        let rows = self.rows()?;
+        let Some(user) = canonical(user) else { return Ok(0) };
+        let named = rows.ask(rows.store.announce(Which::User(&user))).await.map_err(store_error)?;
+        self.forget_everywhere(&named.tokens).await;
+        Ok(named.rows)
+    }
+
+    /// Forgets a token because Postgres said so: another process ended or changed its session.
+    pub fn forget_heard(self: &Arc<Self>, token: TokenHash) {
+        self.forget_here(&[token]);
+        let sessions = self.clone();
+        tokio::spawn(async move { sessions.forget_copies(&[token]).await });
+    }
+
+    /// Delivers what Redis has not confirmed, for as long as it is polled.
+    pub async fn deliver(&self) {
+        loop {
+            self.undelivered.added().await;
+            let mut retry = FIRST_RETRY;
+            while self.undelivered.outlive(Instant::now()) {
+                if self.deliver_some().await {
+                    retry = FIRST_RETRY;
+                } else {
+                    sleep(retry).await;
+                    retry = (retry * 2).min(LAST_RETRY);
+                }
+            }
+        }
+    }
+
+    /// Tries to deliver everything once, for `shutdown()`.
+    pub async fn deliver_now(&self) {
+        while !self.undelivered.some(1).is_empty() && self.deliver_some().await {}
+    }
+
+    /// Delivers a batch. `false` if there is none, or Redis did not confirm it.
+    async fn deliver_some(&self) -> bool {
+        let batch = self.undelivered.some(DELIVERY_BATCH);
+        let tokens: Vec<_> = batch.iter().map(|(token, _)| *token).collect();
+        if tokens.is_empty() {
+            return false;
+        }
+        let delivered = self.remove_copies(&tokens).await.is_ok();
+        if delivered {
+            self.undelivered.delivered(&batch);
+            if self.undelivered.none() {
+                tracing::info!("Redis has forgotten everything that was revoked; sessions are read from it again");
+            }
+        }
+        delivered
+    }
+
+    /// Deletes rows and forgets every copy that could be named, also when the deletion failed or its answer was lost.
+    async fn end(self: &Arc<Self>, which: Which<'_>, also: &[TokenHash]) -> Result<u64> {
+        let rows = self.rows()?;
+        let mut tokens = also.to_vec();
+        self.forget_here(&tokens);
+        let ended = async {
+            if !matches!(which, Which::Token(_)) {
+                // Named before they are deleted: if the answer of the deletion is lost, they can still be forgotten.
+                tokens.extend(rows.ask(rows.store.name(which)).await?.tokens);
+                self.forget_here(&tokens);
+            }
+            rows.ask(rows.store.delete(which)).await
+        };
+        let ended = ended.await;
+        if let Ok(Named { tokens: deleted, .. }) = &ended {
+            tokens.extend(deleted);
+        }
+        tokens.sort_unstable();
+        tokens.dedup();
+        self.forget_everywhere(&tokens).await;
+        Ok(ended.map_err(store_error)?.rows)
+    }
+
+    /// Makes reads that are under way unjoinable and their results unstorable.
+    fn forget_here(&self, tokens: &[TokenHash]) {
+        for token in tokens {
+            self.flights.forget(token);
+        }
+    }
+
+    /// Forgets what a caller asked to forget.
+    async fn forget_everywhere(&self, tokens: &[TokenHash]) {
+        self.counters.invalidations.fetch_add(tokens.len() as u64, Relaxed);
+        self.forget_copies(tokens).await;
+    }
+
+    /// Forgets here, then in Redis, then here again: a flight that began meanwhile may have read the old copy.
+    async fn forget_copies(&self, tokens: &[TokenHash]) {
+        if tokens.is_empty() {
+            return;
+        }
+        self.forget_here(tokens);
+        if let Err(error) = self.remove_copies(tokens).await {
+            if self.undelivered.none() {
+                tracing::warn!("sessions are read from Postgres until Redis has forgotten what was revoked: {error}");
+            }
+            // Kept before flights are forgotten again, so that no later flight reads Redis.
+            self.undelivered.add(tokens, Instant::now());
+        }
+        self.forget_here(tokens);
+    }
+
+    /// Removes copies and leases from Redis. An error means that it is not certain.
+    async fn remove_copies(&self, tokens: &[TokenHash]) -> Result<()> {
+        let Some(redis) = &self.copies else { return Ok(()) };
+        redis.ask(redis.store.forget(tokens)).await
+    }
+}
+
+/// A UUID in the one form that Postgres compares; `None` for what is none, which is nobody's id.
+fn canonical(id: &str) -> Option<String> {
+    Uuid::try_parse(id).ok().map(|id| id.to_string())
+}
+
+/// What a statement that failed says to the caller: a misuse stays one.
+fn store_error(error: Error) -> Error {
+    match error {
+        misuse @ Error::InvalidArgument { .. } => misuse,
+        error => Error::session_store(error),
+    }
+}

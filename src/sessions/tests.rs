@@ -1,0 +1,316 @@
+//! The order of things in the read path and the revoke path, on stores that the tests hold up and let fail.
+//! What the real stores guarantee is proven where they are, and for the whole package by Jest on real servers.
+
+use super::*;
+use crate::resilience::breaker::Policy;
+use crate::stores::{Found, Named, Which};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::time::SystemTime;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+const ID: &str = "11111111-1111-4111-8111-111111111111";
+
+/// Rows and copies in memory. `gate` holds up `find` after it has read.
+struct Double {
+    rows: Mutex<HashMap<TokenHash, SessionWithUser>>,
+    copies: Mutex<HashMap<TokenHash, SessionWithUser>>,
+    gate: Semaphore,
+    finds: AtomicUsize,
+    reads: AtomicUsize,
+    fills: AtomicUsize,
+    fails: Mutex<Option<&'static str>>,
+}
+
+impl Double {
+    fn check(&self, call: &str) -> Result<()> {
+        match *self.fails.lock().unwrap() {
+            Some(failing) if failing == call => {
+                Err(Error::Connection { server: "double".into(), reason: format!("{call} fails") })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn fail(&self, call: Option<&'static str>) {
+        *self.fails.lock().unwrap() = call;
+    }
+
+    fn named(&self, which: Which<'_>, delete: bool) -> Named {
+        let mut rows = self.rows.lock().unwrap();
+        let meant = |token: &TokenHash, session: &SessionWithUser| match which {
+            Which::Id(id) => session.id == id,
+            Which::Token(wanted) => *token == wanted,
+            Which::User(user) => session.user_id == user,
+            Which::Others { user, except } => session.user_id == user && session.id != except,
+        };
+        let tokens: Vec<_> = rows.iter().filter(|(token, row)| meant(token, row)).map(|(token, _)| *token).collect();
+        if delete {
+            rows.retain(|token, _| !tokens.contains(token));
+        }
+        Named { rows: tokens.len() as u64, tokens }
+    }
+}
+
+impl SessionCopies for Arc<Double> {
+    async fn read_or_lease(&self, token: TokenHash) -> Result<Lookup> {
+        self.reads.fetch_add(1, Relaxed);
+        self.check("read")?;
+        let copy = self.copies.lock().unwrap().get(&token).cloned();
+        let lease = || Lookup::Miss(Some(Lease { nonce: "n".into(), run_id: "r".into(), since: 1 }));
+        Ok(copy.map_or_else(lease, |session| Lookup::Copy(Arc::new(session))))
+    }
+
+    async fn fill(&self, token: TokenHash, _: &Lease, session: &SessionWithUser, _: Duration) -> Result<bool> {
+        self.fills.fetch_add(1, Relaxed);
+        self.copies.lock().unwrap().insert(token, session.clone());
+        Ok(true)
+    }
+
+    async fn forget(&self, tokens: &[TokenHash]) -> Result<()> {
+        self.check("forget")?;
+        self.copies.lock().unwrap().retain(|token, _| !tokens.contains(token));
+        Ok(())
+    }
+}
+
+impl SessionRows for Arc<Double> {
+    async fn find(&self, token: TokenHash) -> Result<Option<Found>> {
+        self.finds.fetch_add(1, Relaxed);
+        self.check("find")?;
+        let row = self.rows.lock().unwrap().get(&token).cloned();
+        let _permit = self.gate.acquire().await;
+        Ok(row.map(|session| Found { session, remaining: Duration::from_secs(60) }))
+    }
+
+    async fn name(&self, which: Which<'_>) -> Result<Named> {
+        self.check("name")?;
+        Ok(self.named(which, false))
+    }
+
+    async fn announce(&self, which: Which<'_>) -> Result<Named> {
+        Ok(self.named(which, false))
+    }
+
+    async fn delete(&self, which: Which<'_>) -> Result<Named> {
+        self.check("delete")?;
+        Ok(self.named(which, true))
+    }
+
+    async fn rotate(&self, token: TokenHash, new_token: TokenHash, _: SystemTime) -> Result<bool> {
+        let mut rows = self.rows.lock().unwrap();
+        let Some(row) = rows.remove(&token) else { return Ok(false) };
+        rows.insert(new_token, SessionWithUser { token: new_token.to_hex(), ..row });
+        Ok(true)
+    }
+}
+
+type Tested = Arc<Sessions<Arc<Double>, Arc<Double>>>;
+
+fn token(text: &str) -> TokenHash {
+    TokenHash::of(text.as_bytes()).unwrap()
+}
+
+/// Sessions over a double with one row, for the token `t`; `find` is not held up.
+fn one_session() -> (Tested, Arc<Double>) {
+    let row = SessionWithUser {
+        id: ID.into(),
+        user_id: ID.into(),
+        token: token("t").to_hex(),
+        expires_at: String::new(),
+        last_activity_at: String::new(),
+        ip_address: None,
+        user_agent: None,
+        created_at: String::new(),
+        email: "a@b.test".into(),
+        first_name: None,
+        last_name: None,
+        username: None,
+    };
+    let double = Arc::new(Double {
+        rows: Mutex::new(HashMap::from([(token("t"), row)])),
+        copies: Mutex::default(),
+        gate: Semaphore::new(Semaphore::MAX_PERMITS),
+        finds: AtomicUsize::new(0),
+        reads: AtomicUsize::new(0),
+        fills: AtomicUsize::new(0),
+        fails: Mutex::default(),
+    });
+    let guarded = |policy| Guarded {
+        store: double.clone(),
+        guard: Arc::new(Guard::new("double".into(), policy, Duration::from_secs(1), 10_000)),
+    };
+    let sessions =
+        Sessions::new(Some(guarded(Policy::REDIS)), Some(Arc::new(guarded(Policy::POSTGRES))), true, MAX_TTL);
+    (Arc::new(sessions), double)
+}
+
+fn hold_up(double: &Double) {
+    double.gate.forget_permits(Semaphore::MAX_PERMITS);
+}
+
+fn let_go(double: &Double) {
+    double.gate.add_permits(Semaphore::MAX_PERMITS);
+}
+
+/// Starts a validation and runs it until it waits.
+async fn begun(sessions: &Tested) -> JoinHandle<Answer> {
+    let sessions = sessions.clone();
+    let validation = tokio::spawn(async move { sessions.validate(Some(token("t"))).await });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    validation
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_simultaneous_misses_are_one_query() {
+    let (sessions, double) = one_session();
+    hold_up(&double);
+    let mut all = Vec::new();
+    for _ in 0..1000 {
+        let sessions = sessions.clone();
+        all.push(tokio::spawn(async move { sessions.validate(Some(token("t"))).await }));
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let_go(&double);
+    for one in all {
+        assert!(one.await.unwrap().unwrap().is_some());
+    }
+    assert_eq!(double.finds.load(Relaxed), 1);
+    let metrics = sessions.metrics();
+    assert_eq!((metrics.misses, metrics.coalesced, metrics.database_reads, metrics.total), (1000, 999, 1, 1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_a_revocation_overtook_is_neither_joined_nor_stored() {
+    let (sessions, double) = one_session();
+    hold_up(&double);
+    let overtaken = begun(&sessions).await;
+    assert!(sessions.revoke_token(Some(token("t"))).await.unwrap());
+    let later = begun(&sessions).await;
+    let_go(&double);
+    assert!(overtaken.await.unwrap().unwrap().is_some(), "it began before the revocation");
+    assert!(later.await.unwrap().unwrap().is_none());
+    assert_eq!(double.fills.load(Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn forgetting_and_news_from_postgres_overtake_a_read_as_well() {
+    for heard in [false, true] {
+        let (sessions, double) = one_session();
+        hold_up(&double);
+        let overtaken = begun(&sessions).await;
+        if heard {
+            sessions.forget_heard(token("t"));
+        } else {
+            sessions.forget(Some(token("t"))).await;
+        }
+        let_go(&double);
+        overtaken.await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(double.fills.load(Relaxed), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn redis_is_not_read_until_it_has_forgotten() {
+    let (sessions, double) = one_session();
+    sessions.validate(Some(token("t"))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(double.copies.lock().unwrap().len(), 1);
+    let delivery = tokio::spawn({
+        let sessions = sessions.clone();
+        async move { sessions.deliver().await }
+    });
+
+    double.fail(Some("forget"));
+    assert!(sessions.revoke(ID, None).await.unwrap());
+    let reads = double.reads.load(Relaxed);
+    assert!(sessions.validate(Some(token("t"))).await.unwrap().is_none(), "the copy is still there");
+    assert_eq!(double.reads.load(Relaxed), reads);
+
+    double.fail(None);
+    while !sessions.undelivered.none() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(double.copies.lock().unwrap().is_empty());
+    sessions.validate(Some(token("t"))).await.unwrap();
+    assert_eq!(double.reads.load(Relaxed), reads + 1);
+    delivery.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_that_failed_rejects_and_has_forgotten_what_it_could_name() {
+    for failing in ["name", "delete"] {
+        let (sessions, double) = one_session();
+        sessions.validate(Some(token("t"))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        double.fail(Some(failing));
+        let error = sessions.revoke(ID, Some(token("t"))).await.unwrap_err();
+        assert_eq!(error.code(), "ERR_SESSION_STORE");
+        assert!(double.copies.lock().unwrap().is_empty(), "{failing}");
+        double.fail(None);
+        assert!(sessions.revoke(ID, None).await.unwrap(), "it can be repeated");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_store_is_never_nobody() {
+    let (sessions, double) = one_session();
+    double.fail(Some("find"));
+    let error = sessions.validate(Some(token("t"))).await.unwrap_err();
+    assert_eq!(error.code(), "ERR_SESSION_STORE");
+    double.fail(Some("read"));
+    assert!(sessions.validate(Some(token("t"))).await.unwrap().is_some(), "Redis away: Postgres answers");
+}
+
+#[tokio::test(start_paused = true)]
+async fn switched_off_it_neither_reads_nor_fills_but_forgets() {
+    let (sessions, double) = one_session();
+    sessions.validate(Some(token("t"))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    sessions.configure(Switches { enabled: Some(false), ..Switches::default() }).unwrap();
+    let reads = double.reads.load(Relaxed);
+    assert!(sessions.validate(Some(token("t"))).await.unwrap().is_some());
+    assert_eq!(double.reads.load(Relaxed), reads);
+    sessions.forget(Some(token("t"))).await;
+    assert!(double.copies.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotated_session_answers_to_its_new_token_alone() {
+    let (sessions, _) = one_session();
+    let soon = SystemTime::now();
+    assert!(sessions.rotate(Some(token("t")), token("u"), soon).await.unwrap());
+    assert!(sessions.validate(Some(token("t"))).await.unwrap().is_none());
+    assert!(sessions.validate(Some(token("u"))).await.unwrap().is_some());
+    assert!(!sessions.rotate(Some(token("t")), token("v"), soon).await.unwrap());
+    let error = sessions.rotate(Some(token("u")), token("u"), soon).await.unwrap_err();
+    assert_eq!(error.code(), "ERR_INVALID_ARG");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_anybody_is_answered_without_a_query() {
+    let (sessions, double) = one_session();
+    assert!(sessions.validate(None).await.unwrap().is_none());
+    assert!(!sessions.revoke("no uuid", None).await.unwrap());
+    assert!(!sessions.revoke_token(None).await.unwrap());
+    assert_eq!(sessions.revoke_user("").await.unwrap(), 0);
+    assert_eq!(sessions.forget_user("'; DROP TABLE").await.unwrap(), 0);
+    assert_eq!(sessions.revoke_others(ID, "").await.unwrap_err().code(), "ERR_INVALID_ARG");
+    assert_eq!(double.finds.load(Relaxed), 0);
+    assert_eq!((sessions.metrics().refused, sessions.metrics().total), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_setting_changes_nothing() {
+    let (sessions, _) = one_session();
+    for ttl in [0.0, 300.5, 301.0, -1.0, f64::NAN, f64::INFINITY] {
+        let wrong = Switches { ttl_seconds: Some(ttl), enabled: Some(false) };
+        assert_eq!(sessions.configure(wrong).unwrap_err().code(), "ERR_INVALID_ARG");
+    }
+    assert!(sessions.metrics().enabled);
+    sessions.configure(Switches { ttl_seconds: Some(10.0), ..Switches::default() }).unwrap();
+    assert_eq!(sessions.metrics().ttl, 10);
+}

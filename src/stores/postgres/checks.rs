@@ -1,0 +1,429 @@
+//! What is wrong with this database, asked before its first answer is believed, and said once with the cure.
+
+use super::errors::translate;
+use super::pool::{Kind, Pool, STATEMENT_LIMIT};
+use crate::error::{Error, Result};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Row};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Findings that refuse service are asked again after this, so that a cure is noticed without a restart.
+const RECHECK: Duration = Duration::from_secs(30);
+
+/// How often each of two connections is asked for its server process. A busy pooler may give both of them different
+/// ones by chance, but not each time.
+const ROUNDS: usize = 3;
+
+/// What was found, as of now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The role that asked, which the cures name.
+    pub role: String,
+    /// Tables and columns that are not there, such as `platform.users.email`.
+    pub missing: Vec<String>,
+    /// Tables of which row-level security hides rows from this role's reads.
+    pub hidden: Vec<String>,
+    /// Row-level security hides sessions from this role's updates or deletes, though perhaps not from its reads.
+    pub hidden_from_writes: bool,
+    /// Policies apply to this role, whether or not they hide anything.
+    pub policies_apply: bool,
+    /// A trigger that makes every update of a session fail, and the column that it sets though there is none.
+    pub broken_trigger: Option<(String, String)>,
+    /// Connections do not keep their server process, so that neither named statements nor LISTEN can work.
+    pub transaction_pooler: bool,
+}
+
+impl Findings {
+    /// True if rows may be hidden, so that "nobody" cannot be believed.
+    fn hidden_by_rls(&self) -> bool {
+        !self.hidden.is_empty() || self.hidden_from_writes
+    }
+
+    /// Why a statement of this kind must not be asked, with the cure.
+    pub(super) fn refusal(&self, kind: Kind) -> Option<Error> {
+        let reason = if !self.missing.is_empty() {
+            self.says_missing()
+        } else if !self.hidden.is_empty() || (kind == Kind::Write && self.hidden_from_writes) {
+            self.says_hidden()
+        } else {
+            return None;
+        };
+        Some(Error::SessionStore { reason, source: None })
+    }
+
+    fn refuses(&self) -> bool {
+        self.refusal(Kind::Write).is_some()
+    }
+
+    fn says_missing(&self) -> String {
+        format!(
+            "The database lacks {}. Let DATABASE_URL name the database of Studio's platform, and run its migrations.",
+            self.missing.join(", ")
+        )
+    }
+
+    fn says_hidden(&self) -> String {
+        let role = quoted(&self.role);
+        let (tables, from) = match self.hidden.is_empty() {
+            true => ("platform.user_sessions".to_owned(), "updates and deletes of the role"),
+            false => (self.hidden.join(" and "), "the role"),
+        };
+        format!(
+            "Row-level security hides rows of {tables} from {from} {role}. Connect as the owner of the tables, or run \
+             ALTER ROLE {role} BYPASSRLS, or create a policy TO {role} USING (true)."
+        )
+    }
+
+    /// Says of each finding what `before` did not hold already.
+    fn log(&self, server: &str, before: &Findings) {
+        if self.missing != before.missing && !self.missing.is_empty() {
+            tracing::error!(server, "{}", self.says_missing());
+        }
+        if (&self.hidden, self.hidden_from_writes) != (&before.hidden, before.hidden_from_writes)
+            && self.hidden_by_rls()
+        {
+            tracing::error!(server, "{}", self.says_hidden());
+        }
+        if before.refuses() && !self.refuses() {
+            tracing::warn!(server, "The session store answers again.");
+        }
+        if let Some((trigger, column)) = &self.broken_trigger
+            && self.broken_trigger != before.broken_trigger
+        {
+            let trigger = quoted(trigger);
+            tracing::warn!(
+                server,
+                "The trigger {trigger} sets the column {column}, which platform.user_sessions does not have, so that \
+                 every update of a session fails. Run DROP TRIGGER {trigger} ON platform.user_sessions."
+            );
+        }
+        if self.transaction_pooler && !before.transaction_pooler {
+            tracing::warn!(
+                server,
+                "A transaction pooler answers: statements are sent without names, and revocations by other processes \
+                 are not heard from Postgres (LISTEN). Let DATABASE_URL name Postgres itself."
+            );
+        }
+    }
+}
+
+/// A name as SQL wants it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The findings, and when they were made.
+#[derive(Clone)]
+struct Known {
+    findings: Arc<Findings>,
+    asked_at: Instant,
+}
+
+/// Asks when needed, once for all who wait, and keeps the answer.
+pub(super) struct Checks {
+    known: Mutex<Option<Known>>,
+    asking: tokio::sync::Mutex<()>,
+    recheck: Duration,
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self { known: Mutex::default(), asking: tokio::sync::Mutex::default(), recheck: RECHECK }
+    }
+}
+
+impl Checks {
+    /// The findings; asked if there are none, or if they refuse service and are old enough to be doubted.
+    pub(super) async fn findings(&self, pool: &Pool) -> Result<Arc<Findings>> {
+        self.ask_unless(pool, |known| !known.findings.refuses() || known.asked_at.elapsed() < self.recheck).await
+    }
+
+    /// The findings after an answer that contradicts them; asked if they are old enough to be doubted.
+    pub(super) async fn doubt(&self, pool: &Pool) -> Result<Arc<Findings>> {
+        self.ask_unless(pool, |known| known.asked_at.elapsed() < self.recheck).await
+    }
+
+    async fn ask_unless(&self, pool: &Pool, still_good: impl Fn(&Known) -> bool) -> Result<Arc<Findings>> {
+        let good = || self.known().filter(|known| still_good(known)).map(|known| known.findings);
+        if let Some(findings) = good() {
+            return Ok(findings);
+        }
+        let _asking = self.asking.lock().await;
+        if let Some(findings) = good() {
+            return Ok(findings);
+        }
+        // The listener has no deadline above it, and whoever asks here keeps all others waiting.
+        let answer = tokio::time::timeout(STATEMENT_LIMIT, ask(pool)).await;
+        let late = |_| Error::Timeout { server: Arc::clone(pool.server()), after: STATEMENT_LIMIT };
+        let findings = Arc::new(answer.map_err(late)??);
+        let known = Known { findings: Arc::clone(&findings), asked_at: Instant::now() };
+        let before = self.known.lock().unwrap_or_else(PoisonError::into_inner).replace(known);
+        let before = before.map(|known| known.findings).unwrap_or_default();
+        findings.log(pool.server(), &before);
+        Ok(findings)
+    }
+
+    fn known(&self) -> Option<Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Asks on two connections of its own: what they may be used for is known only afterwards.
+///
+/// Both send simple queries only, which every pooler passes on whole.
+async fn ask(pool: &Pool) -> Result<Findings> {
+    let fail = |error| translate(pool.server(), error);
+    let (mut one, mut two) = (pool.connect().await?, pool.connect().await?);
+    let mut processes = Vec::with_capacity(2 * ROUNDS);
+    for _ in 0..ROUNDS {
+        processes.push(server_process(&mut one).await.map_err(fail)?);
+        processes.push(server_process(&mut two).await.map_err(fail)?);
+    }
+    let row = sqlx::raw_sql(include_str!("checks.sql")).fetch_one(&mut one).await.map_err(fail)?;
+    for connection in [one, two] {
+        // The answers are here; how the connection ends changes nothing.
+        drop(connection.close().await);
+    }
+    let read = || -> sqlx::Result<Findings> {
+        Ok(Findings {
+            role: row.try_get("role")?,
+            missing: listed(row.try_get("missing")?),
+            hidden: listed(row.try_get("hidden")?),
+            hidden_from_writes: row.try_get("hidden_from_writes")?,
+            policies_apply: row.try_get("policies_apply")?,
+            broken_trigger: Option::zip(row.try_get("broken_trigger")?, row.try_get("broken_column")?),
+            transaction_pooler: is_pooled(&processes),
+        })
+    };
+    read().map_err(fail)
+}
+
+async fn server_process(connection: &mut PgConnection) -> sqlx::Result<i32> {
+    sqlx::raw_sql("SELECT pg_backend_pid() AS pid").fetch_one(connection).await?.try_get("pid")
+}
+
+/// Server processes that answered two connections in turns: each connection has one to itself, and always the same,
+/// unless something stands between.
+fn is_pooled(processes: &[i32]) -> bool {
+    match processes {
+        [one, two, rest @ ..] => one == two || rest.chunks(2).any(|turn| turn != [*one, *two]),
+        _ => false,
+    }
+}
+
+fn listed(names: &str) -> Vec<String> {
+    names.split(", ").filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::postgres::testing::{TestDatabase, token};
+    use crate::stores::postgres::{Postgres, PostgresOptions};
+    use crate::stores::{SessionRows, Which};
+    use std::time::SystemTime;
+
+    /// A store that asks again at each call that was refused.
+    fn open_as(database: &TestDatabase, url: String) -> Postgres {
+        let mut postgres = database.open_with(PostgresOptions { url, pool_size: 2, statement_cache: true });
+        recheck_after(&mut postgres, Duration::ZERO);
+        postgres
+    }
+
+    fn recheck_after(postgres: &mut Postgres, age: Duration) {
+        Arc::get_mut(&mut postgres.shared).unwrap().checks.recheck = age;
+    }
+
+    async fn refusals(postgres: &Postgres) -> Vec<String> {
+        let in_an_hour = SystemTime::now() + Duration::from_secs(3600);
+        let user = "00000000-0000-0000-0000-000000000000";
+        [
+            postgres.find(token("t")).await.err(),
+            postgres.name(Which::User(user)).await.err(),
+            postgres.announce(Which::Token(token("t"))).await.err(),
+            postgres.delete(Which::Token(token("t"))).await.err(),
+            postgres.rotate(token("t"), token("u"), in_an_hour).await.err(),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|error| {
+            assert_eq!(error.code(), "ERR_SESSION_STORE", "{error}");
+            error.to_string()
+        })
+        .collect()
+    }
+
+    #[test]
+    fn one_server_process_behind_two_connections_is_a_pooler() {
+        assert!(!is_pooled(&[1, 2, 1, 2]));
+        assert!(is_pooled(&[1, 1, 1, 1]));
+        assert!(is_pooled(&[1, 2, 1, 3]));
+        assert!(is_pooled(&[1, 2, 2, 1]));
+    }
+
+    #[test]
+    fn each_finding_is_said_once_with_its_cure() {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                std::io::Write::write(&mut *self.0.lock().unwrap(), bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let said = |findings: &Findings, before: &Findings| {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+            tracing::subscriber::with_default(subscriber, || findings.log("Postgres", before));
+            String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+        };
+        let all = Findings {
+            role: "app".into(),
+            missing: vec!["platform.users.email".into()],
+            hidden: vec!["platform.user_sessions".into()],
+            broken_trigger: Some(("touch".into(), "updated_at".into())),
+            transaction_pooler: true,
+            ..Findings::default()
+        };
+        let text = said(&all, &Findings::default());
+        assert_eq!(text.lines().count(), 4, "{text}");
+        for cure in ["migrations", r#"ALTER ROLE "app" BYPASSRLS"#, r#"DROP TRIGGER "touch""#, "name Postgres itself"] {
+            assert!(text.contains(cure), "{text}");
+        }
+        assert_eq!(said(&all, &all), "");
+        assert!(said(&Findings::default(), &all).contains("answers again"));
+    }
+
+    #[tokio::test]
+    async fn a_sound_database_has_no_findings() {
+        let database = TestDatabase::create(false).await;
+        let findings = database.open(1).findings().await.unwrap();
+        assert_eq!(*findings, Findings { role: findings.role.clone(), ..Findings::default() });
+    }
+
+    #[tokio::test]
+    async fn the_broken_trigger_is_found_and_only_where_it_breaks() {
+        let database = TestDatabase::create(true).await;
+        let findings = database.open(1).findings().await.unwrap();
+        assert_eq!(
+            findings.broken_trigger,
+            Some(("update_user_sessions_activity".to_owned(), "updated_at".to_owned()))
+        );
+        assert!(!findings.hidden_by_rls(), "a superuser sees all rows");
+
+        for cure in [
+            "ALTER TABLE platform.user_sessions DISABLE TRIGGER update_user_sessions_activity",
+            "ALTER TABLE platform.user_sessions ENABLE TRIGGER update_user_sessions_activity, ADD updated_at date",
+        ] {
+            database.run(cure).await;
+            assert_eq!(database.open(1).findings().await.unwrap().broken_trigger, None, "{cure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn hidden_rows_are_an_error_with_the_cure_until_the_role_may_see_them() {
+        let database = TestDatabase::create(true).await;
+        database.run("DROP TRIGGER update_user_sessions_activity ON platform.user_sessions").await;
+        let user = database.user("a@x.io").await;
+        database.session(&user, "t", "now() + interval '1 hour'").await;
+        let role = database.role().await;
+        let postgres = open_as(&database, role.url.clone());
+        let refused = refusals(&postgres).await;
+        assert_eq!(refused.len(), 5, "{refused:?}");
+        let cure = format!("ALTER ROLE \"{}\" BYPASSRLS", role.name);
+        assert!(
+            refused.iter().all(|text| text.contains("platform.user_sessions") && text.contains(&cure)),
+            "{refused:?}"
+        );
+
+        database.run_named("ALTER ROLE {role} BYPASSRLS", &role.name).await;
+        assert!(postgres.find(token("t")).await.unwrap().is_some());
+        assert_eq!(refusals(&postgres).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_not_asked_again_at_once() {
+        let database = TestDatabase::create(true).await;
+        let role = database.role().await;
+        let mut postgres = open_as(&database, role.url.clone());
+        recheck_after(&mut postgres, RECHECK);
+        assert!(postgres.find(token("t")).await.is_err());
+        database.run_named("ALTER ROLE {role} BYPASSRLS", &role.name).await;
+        assert!(postgres.find(token("t")).await.is_err());
+        recheck_after(&mut postgres, Duration::ZERO);
+        assert!(postgres.find(token("t")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_shows_all_rows_hides_none() {
+        let database = TestDatabase::create(true).await;
+        let user = database.user("a@x.io").await;
+        database.session(&user, "t", "now() + interval '1 hour'").await;
+        let role = database.role().await;
+        database
+            .run_named("CREATE POLICY reads ON platform.user_sessions FOR SELECT TO {role} USING (true)", &role.name)
+            .await;
+        let postgres = open_as(&database, role.url.clone());
+        assert!(postgres.find(token("t")).await.unwrap().is_some());
+        let Err(error) = postgres.delete(Which::Token(token("t"))).await else { panic!("deleted") };
+        assert!(error.to_string().contains("updates and deletes"), "{error}");
+
+        database.run_named("CREATE POLICY all_rows ON platform.user_sessions TO {role} USING (true)", &role.name).await;
+        assert_eq!(postgres.delete(Which::Token(token("t"))).await.unwrap().rows, 1);
+
+        database.run("CREATE POLICY fence ON platform.user_sessions AS RESTRICTIVE USING (user_agent IS NULL)").await;
+        let postgres = open_as(&database, role.url.clone());
+        assert_eq!(refusals(&postgres).await.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn row_level_security_that_comes_later_never_makes_a_session_nobodys() {
+        let database = TestDatabase::create(false).await;
+        let user = database.user("a@x.io").await;
+        database.session(&user, "t", "now() + interval '1 hour'").await;
+        let role = database.role().await;
+        for statement_cache in [true, false] {
+            database.run("ALTER TABLE platform.users DISABLE ROW LEVEL SECURITY").await;
+            let options = PostgresOptions { url: role.url.clone(), pool_size: 1, statement_cache };
+            let mut postgres = database.open_with(options);
+            assert!(postgres.find(token("t")).await.unwrap().is_some());
+            database.run("ALTER TABLE platform.users ENABLE ROW LEVEL SECURITY").await;
+            let Err(error) = postgres.find(token("t")).await else { panic!("answered") };
+            assert_eq!(error.reply_kind(), Some("42501"), "{error}");
+            recheck_after(&mut postgres, Duration::ZERO);
+            let Err(error) = postgres.find(token("t")).await else { panic!("answered") };
+            assert!(error.to_string().contains("hides rows of platform.users from"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_column_or_table_is_named() {
+        let database = TestDatabase::create(false).await;
+        database.run("ALTER TABLE platform.users DROP COLUMN banned_until, DROP COLUMN username").await;
+        let postgres = open_as(&database, database.url.clone());
+        let refused = refusals(&postgres).await;
+        assert_eq!(refused.len(), 5);
+        assert!(refused[0].contains("lacks platform.users.banned_until, platform.users.username."), "{refused:?}");
+        database.run("ALTER TABLE platform.users ADD banned_until timestamptz, ADD username text").await;
+        assert!(postgres.find(token("t")).await.unwrap().is_none());
+        database.run("DROP TABLE platform.user_sessions").await;
+        let refused = refusals(&postgres).await;
+        assert!(refused[0].contains("lacks platform.user_sessions."), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_role_without_any_right_gets_an_answer_and_no_findings() {
+        let database = TestDatabase::create(false).await;
+        let role = database.role().await;
+        database.run_named("REVOKE ALL ON SCHEMA platform FROM {role}", &role.name).await;
+        let postgres = open_as(&database, role.url.clone());
+        assert_eq!(postgres.findings().await.unwrap().missing, [""; 0]);
+        let Err(error) = postgres.find(token("t")).await else { panic!("answered") };
+        assert_eq!(error.reply_kind(), Some("42501"), "{error}");
+    }
+}

@@ -1,0 +1,58 @@
+//! What a failure of the driver means to the caller. Only here are its errors and the SQLSTATEs of Postgres read.
+
+use super::pool::STATEMENT_LIMIT;
+use crate::error::Error;
+use sqlx::error::DatabaseError;
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+/// Turns an error of the driver into one of this crate. What it says holds neither password nor contents of rows.
+pub(super) fn translate(server: &Arc<str>, error: sqlx::Error) -> Error {
+    let lost = |reason: String| Error::Connection { server: Arc::clone(server), reason };
+    match error {
+        sqlx::Error::Database(answer) => from_answer(server, &*answer),
+        sqlx::Error::Io(cause) if cause.kind() == ErrorKind::UnexpectedEof => lost("the server closed it".into()),
+        sqlx::Error::Io(cause) => lost(cause.to_string()),
+        sqlx::Error::Tls(cause) => lost(format!("TLS: {cause}")),
+        sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => {
+            lost("the server did not keep to the protocol of Postgres".into())
+        }
+        sqlx::Error::PoolTimedOut => lost("none could be opened in time".into()),
+        sqlx::Error::PoolClosed => Error::Closed,
+        sqlx::Error::Configuration(_) => {
+            Error::InvalidConfig("DATABASE_URL names TLS files that cannot be read.".into())
+        }
+        sqlx::Error::ColumnDecode { index, .. } => {
+            Error::Internal(format!("the column {index} of an answer of Postgres cannot be read"))
+        }
+        sqlx::Error::ColumnNotFound(name) => Error::Internal(format!("an answer of Postgres has no column {name}")),
+        _ => Error::Internal("a statement for Postgres could not be made".into()),
+    }
+}
+
+/// Appendix A of the manual of Postgres lists the codes; their first two characters are the class.
+fn from_answer(server: &Arc<str>, answer: &dyn DatabaseError) -> Error {
+    let code = answer.code().unwrap_or_default().into_owned();
+    let text = match code.get(..2) {
+        // "Data exception" quotes the value, and a function's own RAISE may quote anything.
+        Some("22" | "P0") | None => format!("{code} (its message may quote data and is left out)"),
+        _ => format!("{code} {}", answer.message()),
+    };
+    match code.as_str() {
+        // Too many connections.
+        "53300" => Error::Connection { server: Arc::clone(server), reason: text },
+        // The limit of this module passed, or somebody cancelled the statement.
+        "57014" => Error::Timeout { server: Arc::clone(server), after: STATEMENT_LIMIT },
+        // 08: the connection; 28: the role may not come in; 3D: no such database; 57P: the server comes or goes.
+        _ if ["08", "28", "3D", "57P"].iter().any(|class| code.starts_with(class)) => {
+            Error::Connection { server: Arc::clone(server), reason: text }
+        }
+        _ => Error::Reply { server: Arc::clone(server), text },
+    }
+}
+
+/// True for answers that cannot come from the database that the findings describe: a table, column or schema is
+/// missing, or rows are out of bounds for this role.
+pub(super) fn contradicts_findings(error: &Error) -> bool {
+    matches!(error.reply_kind(), Some("42501" | "42P01" | "42703" | "3F000"))
+}

@@ -1,0 +1,292 @@
+//! Copies of sessions in Redis, fenced by leases: see `read_or_lease.lua` and `fill.lua`.
+
+use super::lane::Lane;
+use super::script::Script;
+use crate::error::{Error, Result};
+use crate::keys::{Keys, TokenHash};
+use crate::redis_value::Value;
+use crate::session::SessionWithUser;
+use crate::stores::{Lease, Lookup, SessionCopies};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Of the entries in Redis. A copy of another version is a miss, so that old and new instances run side by side.
+const FORMAT_VERSION: &str = "1";
+
+/// Life of a lease: longer than Postgres may take, so that a slow read can still be filled.
+const LEASE_MILLIS: &str = "6000";
+
+/// Keys that one batch of deletions names; more are sent in turns, so that others get in between.
+const FORGET_BATCH: usize = 500;
+
+/// The session lane's side of the store.
+pub struct RedisSessions {
+    lane: Arc<Lane>,
+    keys: Keys,
+    read_or_lease: Script,
+    fill: Script,
+    /// Differs from process to process, so that two can never give a lease the same nonce.
+    origin: u64,
+    leases: AtomicU64,
+}
+
+impl RedisSessions {
+    pub fn new(lane: Arc<Lane>, keys: Keys) -> Self {
+        Self {
+            lane,
+            keys,
+            read_or_lease: Script::new(include_str!("read_or_lease.lua")),
+            fill: Script::new(include_str!("fill.lua")),
+            origin: RandomState::new().build_hasher().finish(),
+            leases: AtomicU64::new(0),
+        }
+    }
+
+    fn nonce(&self) -> String {
+        format!("{:x}-{:x}-{:x}", self.origin, std::process::id(), self.leases.fetch_add(1, Relaxed))
+    }
+}
+
+impl SessionCopies for RedisSessions {
+    async fn read_or_lease(&self, token: TokenHash) -> Result<Lookup> {
+        let link = self.lane.link().await?;
+        let Some(run_id) = link.info().run_id.clone() else { return Ok(Lookup::Miss(None)) };
+        let nonce = self.nonce();
+        let arguments = [FORMAT_VERSION.as_bytes(), run_id.as_bytes(), nonce.as_bytes(), LEASE_MILLIS.as_bytes()];
+        let reply = self.read_or_lease.run(&link, &self.keys.session(&token), &arguments).await?;
+        match understood(&reply, token) {
+            Some(lookup) => Ok(lookup),
+            None => {
+                tracing::warn!("an entry of the session cache is unreadable and is removed");
+                self.forget(&[token]).await?;
+                Ok(Lookup::Miss(None))
+            }
+        }
+    }
+
+    async fn fill(&self, token: TokenHash, lease: &Lease, session: &SessionWithUser, life: Duration) -> Result<bool> {
+        let link = self.lane.link().await?;
+        let ends = lease.since.saturating_add(u64::try_from(life.as_micros()).unwrap_or(u64::MAX));
+        let (t0, ends) = (lease.since.to_string(), ends.to_string());
+        let json = serde_json::to_vec(session).map_err(|fault| Error::Internal(fault.to_string()))?;
+        let arguments = [
+            lease.nonce.as_bytes(),
+            FORMAT_VERSION.as_bytes(),
+            lease.run_id.as_bytes(),
+            t0.as_bytes(),
+            ends.as_bytes(),
+            &json,
+        ];
+        Ok(self.fill.run(&link, &self.keys.session(&token), &arguments).await? == Value::Int(1))
+    }
+
+    async fn forget(&self, tokens: &[TokenHash]) -> Result<()> {
+        let link = self.lane.link().await?;
+        for batch in tokens.chunks(FORGET_BATCH) {
+            let mut replies = Vec::with_capacity(batch.len());
+            for token in batch {
+                replies.push(link.submit(&["DEL", &self.keys.session(token)])?);
+            }
+            for reply in replies {
+                reply.await.unwrap_or(Err(Error::Closed))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a script's reply; `None` for a copy that is no session, or another token's.
+fn understood(reply: &Value, token: TokenHash) -> Option<Lookup> {
+    match reply.as_array()? {
+        [Value::Int(1), Value::Text(json)] => {
+            let session: SessionWithUser = serde_json::from_slice(json).ok()?;
+            let own = TokenHash::from_hex(&session.token) == Some(token);
+            own.then(|| Lookup::Copy(Arc::new(session)))
+        }
+        [Value::Int(0), nonce, run_id, since] => Some(Lookup::Miss(Some(Lease {
+            nonce: nonce.as_str()?.to_owned(),
+            run_id: run_id.as_str()?.to_owned(),
+            since: since.as_str()?.parse().ok()?,
+        }))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The rules of leases and copies, one by one, on a real server.
+
+    use super::*;
+    use crate::redis_url::RedisUrl;
+    use crate::stores::redis::link::Link;
+
+    struct Fixture {
+        store: RedisSessions,
+        link: Link,
+        key: String,
+        token: TokenHash,
+    }
+
+    /// A store on the server of `REDIS_URL`, and a key that no other test uses.
+    async fn fixture(test: &str) -> Fixture {
+        let url = std::env::var("REDIS_URL").expect("REDIS_URL names a Redis for tests; `make test` starts one");
+        let url = RedisUrl::parse("REDIS_URL", &url).unwrap();
+        let lane = Arc::new(Lane::new(url, "Redis".into(), format!("test:{test}"), 10_000));
+        let (keys, token) = (Keys::new(format!("{test}:")), TokenHash::of(test.as_bytes()).unwrap());
+        let link = lane.link().await.unwrap();
+        let (store, key) = (RedisSessions::new(lane, keys.clone()), keys.session(&token));
+        store.forget(&[token]).await.unwrap();
+        Fixture { store, link, key, token }
+    }
+
+    impl Fixture {
+        fn session(&self) -> SessionWithUser {
+            serde_json::from_value(serde_json::json!({
+                "id": "i", "userId": "u", "token": self.token.to_hex(), "expiresAt": "", "lastActivityAt": "",
+                "createdAt": "", "email": "a@b.test", "firstName": null, "lastName": "Ünïcode \u{0} \"", "username": null,
+            }))
+            .unwrap()
+        }
+
+        async fn lease(&self) -> Lease {
+            match self.store.read_or_lease(self.token).await.unwrap() {
+                Lookup::Miss(lease) => lease.expect("a lease"),
+                Lookup::Copy(_) => panic!("a copy is believed"),
+            }
+        }
+
+        async fn fill(&self, lease: &Lease) -> bool {
+            self.store.fill(self.token, lease, &self.session(), Duration::from_secs(60)).await.unwrap()
+        }
+
+        async fn is_believed(&self) -> bool {
+            match self.store.read_or_lease(self.token).await.unwrap() {
+                Lookup::Copy(copy) => {
+                    assert!(*copy == self.session());
+                    true
+                }
+                Lookup::Miss(_) => false,
+            }
+        }
+
+        async fn run(&self, command: &[&str]) -> Value {
+            self.link.send(command).await.unwrap()
+        }
+
+        /// Fills, then changes one field of the copy behind the back of the store.
+        async fn tampered(&self, field: &str, value: &str) -> bool {
+            assert!(self.fill(&self.lease().await).await && self.is_believed().await);
+            self.run(&["HSET", &self.key, field, value]).await;
+            self.is_believed().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fill_under_the_lease_is_believed_and_ends_by_itself() {
+        let f = fixture("fill").await;
+        let lease = f.lease().await;
+        let Value::Int(left) = f.run(&["PTTL", &f.key]).await else { panic!("a number") };
+        assert!((1..=6000).contains(&left), "a lease lives 6 s at most, this one {left} ms");
+        assert!(f.fill(&lease).await);
+        assert!(f.is_believed().await);
+        let Value::Int(left) = f.run(&["PTTL", &f.key]).await else { panic!("a number") };
+        assert!((1..=60_001).contains(&left), "{left}");
+    }
+
+    #[tokio::test]
+    async fn readers_share_a_lease_and_cannot_prolong_it() {
+        let f = fixture("share").await;
+        let first = f.lease().await;
+        f.run(&["PEXPIRE", &f.key, "3000"]).await;
+        assert_eq!(f.lease().await, first);
+        let Value::Int(left) = f.run(&["PTTL", &f.key]).await else { panic!("a number") };
+        assert!(left <= 3000);
+    }
+
+    #[tokio::test]
+    async fn a_late_fill_is_refused() {
+        let f = fixture("late").await;
+        let lease = f.lease().await;
+        f.store.forget(&[f.token]).await.unwrap();
+        assert!(!f.fill(&lease).await, "nothing stands there");
+        let lease = f.lease().await;
+        f.store.forget(&[f.token]).await.unwrap();
+        f.lease().await;
+        assert!(!f.fill(&lease).await, "another lease stands there");
+        let lease = f.lease().await;
+        assert!(f.fill(&lease).await && !f.fill(&lease).await, "a lease serves once");
+    }
+
+    #[tokio::test]
+    async fn a_copy_from_another_life_of_the_server_is_not_believed() {
+        let f = fixture("run").await;
+        assert!(!f.tampered("run", "0000000000000000000000000000000000000000").await);
+    }
+
+    #[tokio::test]
+    async fn a_lease_from_another_life_is_filled_in_vain() {
+        let f = fixture("lease-run").await;
+        f.lease().await;
+        f.run(&["HSET", &f.key, "run", "0000000000000000000000000000000000000000"]).await;
+        let restored = f.lease().await;
+        assert!(f.fill(&restored).await && !f.is_believed().await);
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_not_believed_after_its_end_even_if_its_key_lives_on() {
+        let f = fixture("end").await;
+        assert!(!f.tampered("end", "1000000").await);
+        assert!(!f.tampered("end", "never").await);
+    }
+
+    #[tokio::test]
+    async fn a_copy_of_another_version_is_a_miss() {
+        let f = fixture("version").await;
+        assert!(!f.tampered("version", "2").await);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_session_or_anothers_is_removed() {
+        let f = fixture("garbage").await;
+        let other = SessionWithUser { token: TokenHash::of(b"other").unwrap().to_hex(), ..f.session() };
+        for garbage in ["", "{", "null", "[]", "{\"id\":1}", &serde_json::to_string(&other).unwrap()] {
+            assert!(!f.tampered("session", garbage).await, "{garbage}");
+            f.lease().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_of_another_type_is_replaced() {
+        let f = fixture("type").await;
+        f.run(&["SET", &f.key, "text"]).await;
+        assert!(f.fill(&f.lease().await).await && f.is_believed().await);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_sooner_than_its_fill_leaves_nothing() {
+        let f = fixture("ended").await;
+        let lease = f.lease().await;
+        f.store.fill(f.token, &lease, &f.session(), Duration::ZERO).await.unwrap();
+        assert!(!f.is_believed().await);
+    }
+
+    #[tokio::test]
+    async fn scripts_are_sent_again_after_a_flush() {
+        let f = fixture("flush").await;
+        f.run(&["SCRIPT", "FLUSH"]).await;
+        assert!(f.fill(&f.lease().await).await && f.is_believed().await);
+    }
+
+    #[tokio::test]
+    async fn more_tokens_than_a_batch_are_forgotten() {
+        let f = fixture("many").await;
+        let tokens: Vec<_> = (0..1200u32).map(|n| TokenHash::of(&n.to_be_bytes()).unwrap()).collect();
+        for token in &tokens {
+            f.store.read_or_lease(*token).await.unwrap();
+        }
+        f.store.forget(&tokens).await.unwrap();
+        assert_eq!(f.run(&["KEYS", "many:*"]).await, Value::Array(Vec::new()));
+    }
+}
