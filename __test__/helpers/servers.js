@@ -1,0 +1,41 @@
+'use strict';
+
+// Servers of a test file's own, for faults that the other files must not feel. They end after all tests of the file.
+
+const { RedisServer, PostgresServer, ensureInstalled } = require('../../scripts/services/index.cjs');
+const { freePort, sleep, until } = require('../../scripts/services/net.cjs');
+const { Proxy } = require('./proxy.js');
+
+const started = [];
+
+function track(server, end) {
+  started.push(() => end.call(server));
+  return server;
+}
+
+/** A Redis of one's own; see `RedisServer.start` for the options. */
+const startRedis = async (options) => {
+  const server = await RedisServer.start(options);
+  return track(server, server.stop);
+};
+
+/** A Postgres of one's own with Studio's schema; see `PostgresServer.start` for the options. */
+const startPostgres = async (options) => {
+  const server = await PostgresServer.start(options);
+  return track(server, server.stop);
+};
+
+/** A proxy in front of a port; see proxy.js. */
+const startProxy = async (targetPort) => {
+  const proxy = await Proxy.start(targetPort);
+  return track(proxy, proxy.close);
+};
+
+/** Ends everything that was started here, the last first. */
+async function endServers() {
+  for (const end of started.splice(0).reverse()) await end();
+}
+
+if (typeof afterAll === 'function') afterAll(endServers);
+
+module.exports = { startRedis, startPostgres, startProxy, endServers, ensureInstalled, freePort, sleep, until };

@@ -1,0 +1,133 @@
+// Everything that `make test` checks, in order, stopping at the first failure. SOAK=1 runs the long versions.
+// `--only <part of a heading>` runs single steps.
+
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { NPM_CI, isStale } from './prepare.mjs';
+import { startServices } from './services.mjs';
+
+const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
+process.chdir(root);
+const soak = process.env.SOAK === '1';
+
+/** A rustup component, which a cargo from a distribution may lack: why a step can not run here, or undefined. */
+function missing(subcommand, component) {
+  const here = () => spawnSync('cargo', [subcommand, '--version'], { stdio: 'ignore' }).status === 0;
+  if (here()) return undefined;
+  spawnSync('rustup', ['component', 'add', component], { stdio: 'ignore' });
+  return here() ? undefined : `cargo has no ${subcommand} here (rustup component add ${component})`;
+}
+
+const GENERATED = ['binding.js', 'binding.d.ts'];
+const generated = () => GENERATED.map((file) => (existsSync(file) ? readFileSync(file, 'utf8') : null));
+let committed;
+
+/** A step runs a command, or a function that returns what is wrong; `skip` says why it can not run. */
+const STEPS = [
+  {
+    name: 'npm ci',
+    skip: () => (isStale() ? undefined : 'node_modules is what package-lock.json says'),
+    command: NPM_CI,
+  },
+  { name: 'workflows', command: ['node', 'scripts/check-workflows.mjs'] },
+  { name: 'cargo fmt', skip: () => missing('fmt', 'rustfmt'), command: ['cargo', 'fmt', '--check'] },
+  {
+    name: 'clippy',
+    skip: () => missing('clippy', 'clippy'),
+    command: ['cargo', 'clippy', '--all-targets', '--', '-D', 'warnings'],
+  },
+  {
+    name: 'clippy without JavaScript',
+    skip: () => missing('clippy', 'clippy'),
+    command: ['cargo', 'clippy', '--all-targets', '--no-default-features', '--', '-D', 'warnings'],
+  },
+  {
+    name: 'crate documentation',
+    command: ['cargo', 'doc', '--no-deps', '--document-private-items'],
+    env: { RUSTDOCFLAGS: '-D warnings' },
+  },
+  { name: 'levels of the crate', command: ['node', 'scripts/check-layers.mjs'] },
+  { name: 'scripts', command: ['node', '--test', 'scripts/check-layers.test.mjs', 'scripts/services.test.mjs'] },
+  { name: 'cargo test', services: true, command: ['cargo', 'test'] },
+  { name: 'cargo test without JavaScript', services: true, command: ['cargo', 'test', '--no-default-features'] },
+  {
+    name: 'build',
+    before: () => (committed = generated()),
+    command: ['npm', 'run', '--silent', 'build'],
+  },
+  {
+    name: 'generated files are fresh',
+    skip: () => (committed ? undefined : 'nothing was built in this run'),
+    check: () => {
+      const stale = GENERATED.filter((file, index) => generated()[index] !== committed[index]);
+      return stale.length > 0
+        ? `${stale.join(' and ')} did not fit the sources and were written anew: commit them.`
+        : undefined;
+    },
+  },
+  { name: 'types', command: ['node', 'node_modules/typescript/bin/tsc', '-p', '__test__/types'] },
+  { name: 'Jest', services: true, command: ['node', 'node_modules/jest/bin/jest.js', '--ci'] },
+  { name: 'packed package', services: true, command: ['node', 'scripts/check-package.mjs'] },
+  ...(soak ? [{ name: 'mutants', services: true, command: ['node', 'scripts/mutants.mjs'] }] : []),
+];
+
+let child = null;
+let interrupted = false;
+for (const signal of ['SIGINT', 'SIGTERM']) {
+  process.on(signal, () => {
+    interrupted = true;
+    child?.kill(signal);
+  });
+}
+
+function run(command, env) {
+  return new Promise((resolve) => {
+    child = spawn(command[0], command.slice(1), { stdio: 'inherit', env: { ...process.env, ...env } });
+    child.once('error', (error) => resolve(error.message));
+    child.once('exit', (code, signal) =>
+      resolve(code === 0 ? undefined : `${command.join(' ')} ended with ${signal ?? code}`),
+    );
+  });
+}
+
+let services = null;
+async function serviceUrls() {
+  services ??= await startServices({ log: console.log });
+  const urls = { REDIS_URL: services.redisUrl, DATABASE_URL: services.databaseUrl };
+  return Object.fromEntries(Object.entries(urls).filter(([, url]) => url));
+}
+
+async function runStep(step) {
+  step.before?.();
+  if (step.check) return step.check();
+  return run(step.command, { ...(step.services ? await serviceUrls() : {}), ...step.env });
+}
+
+const only = process.argv.includes('--only') ? process.argv[process.argv.indexOf('--only') + 1] : '';
+const started = Date.now();
+const seconds = (since) => `${((Date.now() - since) / 1000).toFixed(1)} s`;
+let passed = 0;
+let failed = 0;
+for (const step of STEPS.filter(({ name }) => name.includes(only))) {
+  console.log(`\n== ${step.name}`);
+  const reason = step.skip?.();
+  if (reason) {
+    console.log(`-- skipped: ${reason}`);
+    continue;
+  }
+  const since = Date.now();
+  const wrong = interrupted ? 'interrupted' : await runStep(step).catch((error) => error.stack);
+  if (wrong) {
+    console.log(`-- ${step.name} failed after ${seconds(since)}: ${wrong}`);
+    failed += 1;
+    break;
+  }
+  console.log(`-- ${step.name}: ${seconds(since)}`);
+  passed += 1;
+}
+await services?.stop();
+console.log(`\nSteps in ${seconds(started)}:`);
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed > 0 || passed === 0 ? 1 : 0);
