@@ -29,8 +29,6 @@ export type RedisNativeErrorCode =
   | 'ERR_REPLY'
   /** Neither cache nor Postgres could answer. It never means "not logged in"; see `cause`. */
   | 'ERR_SESSION_STORE'
-  /** This client was closed. */
-  | 'ERR_CLOSED'
   /** A bug in this package. */
   | 'ERR_INTERNAL';
 
@@ -132,7 +130,7 @@ export interface SessionCacheMetrics {
   hitRate: number;
   /** Life of a copy in seconds. */
   ttl: number;
-  /** Hits in this process. */
+  /** Hits in the process. This version has no tier there: `0`. */
   localHits: number;
   /** Hits in Redis. */
   redisHits: number;
@@ -154,7 +152,7 @@ export interface SessionCacheOptions {
   enabled?: boolean;
   /** Life of a copy in whole seconds, 1 to 300. Default `SESSION_CACHE_TTL_SECONDS`, or `300`. */
   ttlSeconds?: number;
-  /** The tier in the process. Default `SESSION_CACHE_LOCAL_ENABLED`, or `true`. */
+  /** The tier in the process. This version has none, so that there is nothing to switch yet. */
   localEnabled?: boolean;
 }
 

@@ -17,22 +17,21 @@ const redis = Object.freeze({
   getPoolStats: native.getRedisPoolStats,
 });
 
-module.exports = {
-  validateSessionWithCache: native.validateSessionWithCache,
-  validateSession: native.validateSession,
-  revokeSessionWithCache: native.revokeSessionWithCache,
-  revokeSessionByToken: native.revokeSessionByToken,
-  revokeAllUserSessionsWithCache: native.revokeAllUserSessionsWithCache,
-  revokeOtherSessions: native.revokeOtherSessions,
-  rotateSession: native.rotateSession,
-  invalidateSessionCache: native.invalidateSessionCache,
-  invalidateUserSessions: native.invalidateUserSessions,
-  getSessionCacheMetrics: native.getSessionCacheMetrics,
-  resetSessionCacheMetrics: native.resetSessionCacheMetrics,
-  configureSessionCache: native.configureSessionCache,
-  getRedisClient: () => (native.isRedisConfigured() ? redis : null),
-  checkRedisHealth: native.checkRedisHealth,
-  getBreakerState: native.getBreakerState,
-  setLogHandler: native.setLogHandler,
-  shutdown: native.shutdown,
-};
+// One statement each: that is what lets `import { shutdown }` work from ES modules.
+exports.validateSessionWithCache = native.validateSessionWithCache;
+exports.validateSession = native.validateSession;
+exports.revokeSessionWithCache = native.revokeSessionWithCache;
+exports.revokeSessionByToken = native.revokeSessionByToken;
+exports.revokeAllUserSessionsWithCache = native.revokeAllUserSessionsWithCache;
+exports.revokeOtherSessions = native.revokeOtherSessions;
+exports.rotateSession = native.rotateSession;
+exports.invalidateSessionCache = native.invalidateSessionCache;
+exports.invalidateUserSessions = native.invalidateUserSessions;
+exports.getSessionCacheMetrics = native.getSessionCacheMetrics;
+exports.resetSessionCacheMetrics = native.resetSessionCacheMetrics;
+exports.configureSessionCache = native.configureSessionCache;
+exports.getRedisClient = () => (native.isRedisConfigured() ? redis : null);
+exports.checkRedisHealth = native.checkRedisHealth;
+exports.getBreakerState = native.getBreakerState;
+exports.setLogHandler = native.setLogHandler;
+exports.shutdown = native.shutdown;

@@ -7,7 +7,7 @@ use crate::redis_url::RedisUrl;
 use crate::redis_value::Value;
 use crate::resilience::breaker::{Policy, State};
 use crate::resilience::guard::Guard;
-use crate::sessions::Guarded;
+use crate::sessions::{Guarded, Memory};
 use crate::stores::postgres::{Event, Postgres, PostgresOptions};
 use crate::stores::redis::{Lane, RedisSessions};
 use bytes::Bytes;
@@ -40,11 +40,11 @@ pub struct Breakers {
 }
 
 impl Engine {
-    /// Plans everything; connects and starts nothing.
+    /// Plans everything; connects and starts nothing. `memory` is what an earlier engine on the same servers left.
     ///
     /// # Errors
     /// [`crate::error::Error::InvalidConfig`] if `DATABASE_URL` cannot be read.
-    pub fn new(config: &Config) -> Result<Self> {
+    pub fn new(config: &Config, memory: Memory) -> Result<Self> {
         let redis = config.redis.clone().map(Redis::new);
         if redis.is_none() {
             tracing::warn!("REDIS_URL is not set: every session is read from Postgres");
@@ -67,7 +67,7 @@ impl Engine {
             guard: redis.guard.clone(),
         });
         Ok(Self {
-            sessions: Arc::new(Sessions::new(copies, postgres.clone(), config.cache_enabled, config.cache_ttl)),
+            sessions: Arc::new(Sessions::new(copies, postgres.clone(), memory, config.cache_enabled, config.cache_ttl)),
             redis,
             postgres,
             background: OnceLock::new(),
@@ -113,13 +113,14 @@ impl Engine {
     }
 
     /// Lets calls that are under way finish, delivers invalidations, then closes every connection; all within `time`.
-    pub async fn close(&self, time: Duration) {
+    pub async fn close(self: Arc<Self>, time: Duration) {
         let deadline = Instant::now() + time;
         let finish = async {
-            while self.in_flight() > 0 {
+            // A call holds the engine until it has its answer.
+            while Arc::strong_count(&self) > 1 {
                 sleep(DRAIN_STEP).await;
             }
-            self.sessions.deliver_now().await;
+            self.sessions.finish().await;
         };
         if timeout_at(deadline, finish).await.is_err() {
             tracing::warn!("shutdown cut off what was not finished within {} ms", time.as_millis());
@@ -135,11 +136,6 @@ impl Engine {
             // What is not closed by then, because the server is away, is closed by the operating system.
             let _ = timeout_at(deadline, postgres.store.close()).await;
         }
-    }
-
-    fn in_flight(&self) -> usize {
-        let guards = [self.redis.as_ref().map(|redis| &redis.guard), self.postgres.as_ref().map(|pg| &pg.guard)];
-        guards.into_iter().flatten().map(|guard| guard.snapshot().in_flight).sum()
     }
 }
 

@@ -38,7 +38,7 @@ pub enum Error {
     #[error("{server} has {limit} calls unanswered, which is the limit; this one was not sent.")]
     Overloaded { server: Arc<str>, limit: usize },
     /// The connection was refused or lost. A command that was under way may or may not have been executed.
-    #[error("The connection to {server} failed: {reason}.")]
+    #[error("The connection to {server} failed: {}.", reason.trim_end_matches('.'))]
     Connection { server: Arc<str>, reason: String },
     /// The server answered with an error; `text` is its own text.
     #[error("{server} answered: {text}")]
@@ -46,9 +46,6 @@ pub enum Error {
     /// Neither cache nor Postgres could say who this is. Never the same as "nobody".
     #[error("The session store cannot answer: {reason}")]
     SessionStore { reason: String, source: Option<Arc<Error>> },
-    /// The client was closed by `close()`.
-    #[error("This client was closed; create a new one.")]
-    Closed,
     /// A bug in this package; the process goes on.
     #[error("A bug in @studio/redis-native: {0}. Please report it.")]
     Internal(String),
@@ -85,7 +82,6 @@ impl Error {
             Self::Connection { .. } => "ERR_CONNECTION",
             Self::Reply { .. } => "ERR_REPLY",
             Self::SessionStore { .. } => "ERR_SESSION_STORE",
-            Self::Closed => "ERR_CLOSED",
             Self::Internal(_) => "ERR_INTERNAL",
         }
     }

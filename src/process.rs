@@ -6,7 +6,10 @@ use crate::config::{Config, Environment};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::logging::Log;
+use crate::redis_url::{RedisUrl, Secret};
+use crate::sessions::Memory;
 use once_cell::sync::{Lazy, OnceCell};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,9 +32,14 @@ struct Process {
 #[derive(Default)]
 struct State {
     open: Option<Arc<Engine>>,
+    /// Of each pair of servers that was ever opened, what must outlive an engine.
+    memories: HashMap<Servers, Memory>,
     /// Closed when the shutdown that is under way has ended.
     closing: Option<watch::Receiver<()>>,
 }
+
+/// What decides whether two engines see the same sessions and copies.
+type Servers = (Option<RedisUrl>, Option<Secret>, String);
 
 impl Process {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -50,7 +58,10 @@ pub fn engine(environment: impl FnOnce() -> Environment) -> Result<Arc<Engine>> 
     }
     let config = Config::try_new(&environment())?;
     PROCESS.log.start(&config.log_filter)?;
-    let engine = Arc::new(Engine::new(&config)?);
+    let database = config.database.as_ref().map(|database| database.url.clone());
+    let servers = (config.redis.clone(), database, config.key_prefix.clone());
+    let memory = state.memories.entry(servers).or_default().clone();
+    let engine = Arc::new(Engine::new(&config, memory)?);
     state.open = Some(engine.clone());
     Ok(engine)
 }

@@ -179,7 +179,11 @@ impl Guard {
         let Some(state) = changed else { return };
         let server = &self.server;
         match state {
-            State::Open => tracing::warn!(%server, "the breaker is open: the server is not asked for a while"),
+            State::Open => {
+                let Snapshot { calls, failures, timeouts, rejected_full, in_flight, .. } = self.snapshot();
+                tracing::warn!(%server, calls, failures, timeouts, rejected_full, in_flight,
+                    "the breaker is open: the server is not asked for a while");
+            }
             State::HalfOpen => tracing::info!(%server, "the breaker is half-open: one call probes the server"),
             State::Closed => tracing::info!(%server, "the breaker is closed: the server answers again"),
         }
@@ -286,7 +290,7 @@ mod tests {
         let innocent = [
             reply("WRONGTYPE Operation against a key"),
             Error::type_error("no"),
-            Error::Closed,
+            Error::NotConfigured("X"),
             Error::Internal("bug".into()),
             Error::Overloaded { server: "Redis".into(), limit: 1 },
             Error::CircuitOpen { server: "Redis".into(), retry_after: SECOND },
@@ -312,7 +316,7 @@ mod tests {
     async fn what_the_server_was_not_asked_does_not_dilute_the_failures() {
         let guard = guard();
         for _ in 0..50 {
-            call(&guard, Err(Error::Closed)).await.unwrap_err();
+            call(&guard, Err(Error::NotConfigured("X"))).await.unwrap_err();
         }
         open(&guard).await;
     }

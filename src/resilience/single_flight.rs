@@ -24,20 +24,19 @@ pub struct SingleFlight<K: Eq + Hash, V> {
 
 /// What a caller who wants a key has to do.
 pub enum Joined<K: Eq + Hash, V> {
-    /// Run the read, store its answer if that is allowed, and then [`Flight::finish`] with it.
+    /// Run the read and [`Flight::publish`] its answer.
     Leader(Flight<K, V>),
     /// Wait for the leader's answer.
     Follower(Follower<V>),
 }
 
-/// The leader's side of a flight. Dropped without [`Flight::finish`], it tells the followers that nothing will come.
+/// The leader's side of a flight. Dropped without an answer, it tells the followers that nothing will come.
 ///
-/// An answer is stored before the flight is finished, because a finished flight is out of reach for a forgetting.
+/// The leader keeps it until its answer is stored, so that who comes meanwhile does not read once more.
 pub struct Flight<K: Eq + Hash, V> {
     flights: Arc<Flights<K, V>>,
     key: K,
     live: Arc<Live<V>>,
-    answer: Option<V>,
 }
 
 /// The side of one who joined a flight.
@@ -77,11 +76,10 @@ impl<K: Eq + Hash + Clone, V: Clone + Send + Sync> SingleFlight<K, V> {
         }
         let live = Arc::new(Live { begun: now, storable: Mutex::new(true), answer: watch::Sender::new(None) });
         of_key.push(live.clone());
-        Joined::Leader(Flight { flights: self.flights.clone(), key, live, answer: None })
+        Joined::Leader(Flight { flights: self.flights.clone(), key, live })
     }
 
-    /// Lets nobody join the flights of `key` that are under way, and nobody store their answers. When this returns, a
-    /// [`Flight::store`] of such a flight has either ended or will do nothing. So: forget first, then delete the copies.
+    /// Lets nobody join the flights of `key` that are under way, and nobody store their answers.
     pub fn forget(&self, key: &K) {
         for live in locked(&self.flights).get(key).into_iter().flatten() {
             live.forget();
@@ -100,41 +98,29 @@ impl<V> Live<V> {
 }
 
 impl<K: Eq + Hash, V> Flight<K, V> {
-    #[cfg(test)]
-    fn storable(&self) -> bool {
-        self.store(|| ()).is_some()
-    }
-
-    /// Stores the answer by `store` if that is allowed, in one step with the check: a forgetting comes either before, and
-    /// nothing is stored, or after, and finds what was stored.
+    /// Whether the answer may be stored, as far as is known now.
     ///
-    /// `store` must be short and must not use the [`SingleFlight`], whose lock waits for this one.
-    pub fn store<R>(&self, store: impl FnOnce() -> R) -> Option<R> {
-        let storable = locked(&self.live.storable);
-        storable.then(store)
+    /// A forgetting may come right after this was asked and before the answer is stored. The store has to refuse a write
+    /// that was overtaken, as Redis does for a fill whose lease is gone.
+    pub fn storable(&self) -> bool {
+        *locked(&self.live.storable)
     }
 
-    /// Ends the flight and gives `answer` to all who joined it.
-    pub fn finish(mut self, answer: V) {
-        self.answer = Some(answer);
+    /// Gives `answer` to all who joined, and to those who join until the flight is dropped.
+    pub fn publish(&self, answer: V) {
+        self.live.answer.send_replace(Some(answer));
     }
 }
 
 impl<K: Eq + Hash, V> Drop for Flight<K, V> {
+    /// Without an answer, the end of the sender wakes the followers.
     fn drop(&mut self) {
-        {
-            let mut flights = locked(&self.flights);
-            if let Some(of_key) = flights.get_mut(&self.key) {
-                of_key.retain(|live| !Arc::ptr_eq(live, &self.live));
-                if of_key.is_empty() {
-                    flights.remove(&self.key);
-                }
+        let mut flights = locked(&self.flights);
+        if let Some(of_key) = flights.get_mut(&self.key) {
+            of_key.retain(|live| !Arc::ptr_eq(live, &self.live));
+            if of_key.is_empty() {
+                flights.remove(&self.key);
             }
-        }
-        // It left the map first, so that nobody joins a flight that has ended. Without an answer, it is the end of the
-        // sender, whose last owner this is, that wakes the followers.
-        if let Some(answer) = self.answer.take() {
-            self.live.answer.send_replace(Some(answer));
         }
     }
 }
@@ -146,8 +132,7 @@ impl<V: Clone + Send + Sync> Follower<V> {
     }
 }
 
-/// Nothing under these locks can be left half done by a panic, except by the closure of [`Flight::store`], which leaves
-/// the flag as it was.
+/// Nothing under these locks can be left half done by a panic.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -158,8 +143,6 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashSet;
     use std::pin::{Pin, pin};
-    use std::sync::Barrier;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::task::{Context, Poll, Waker};
 
     type Answer = Pin<Box<dyn Future<Output = Option<u32>>>>;
@@ -169,6 +152,11 @@ mod tests {
             Joined::Leader(flight) => flight,
             Joined::Follower(_) => panic!("it joined a flight"),
         }
+    }
+
+    fn finish(flight: Flight<u8, u32>, answer: u32) {
+        flight.publish(answer);
+        drop(flight);
     }
 
     fn follower(flights: &SingleFlight<u8, u32>, key: u8, now: Instant) -> Answer {
@@ -206,7 +194,7 @@ mod tests {
             .collect();
         tokio::task::yield_now().await;
         assert!(flight.storable());
-        flight.finish(7);
+        finish(flight, 7);
         for task in tasks {
             assert_eq!(task.await.unwrap(), Some(7));
         }
@@ -234,6 +222,19 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_is_being_stored_is_given_to_those_who_come_meanwhile() {
+        let flights = SingleFlight::default();
+        let now = Instant::now();
+        let flight = leader(&flights, 1, now);
+        flight.publish(7);
+        assert_eq!(poll(&mut follower(&flights, 1, now)), Some(Some(7)));
+        flights.forget(&1);
+        drop(leader(&flights, 1, now));
+        drop(flight);
+        assert_eq!(count(&flights), 0);
+    }
+
+    #[test]
     fn nobody_joins_after_the_first_two_seconds() {
         let flights = SingleFlight::default();
         let start = Instant::now();
@@ -242,9 +243,9 @@ mod tests {
         let young = leader(&flights, 1, start + MAX_JOIN_AGE);
         let mut late = follower(&flights, 1, start + MAX_JOIN_AGE);
         assert_eq!(count(&flights), 2);
-        young.finish(2);
+        finish(young, 2);
         assert_eq!((poll(&mut early), poll(&mut late)), (None, Some(Some(2))));
-        old.finish(1);
+        finish(old, 1);
         assert_eq!(poll(&mut early), Some(Some(1)));
         assert_eq!(count(&flights), 0);
     }
@@ -262,43 +263,8 @@ mod tests {
         assert_eq!((displaced.storable(), current.storable(), other.storable()), (false, false, true));
         let next = leader(&flights, 1, start + MAX_JOIN_AGE);
         assert!(next.storable());
-        current.finish(5);
+        finish(current, 5);
         assert_eq!(poll(&mut waiting), Some(Some(5)), "who already waited still gets the answer");
-    }
-
-    /// Two threads: one stores under the check, the other forgets and then empties the store. Nothing may remain.
-    #[test]
-    fn a_store_never_survives_a_forgetting() {
-        let flights = SingleFlight::<u8, u32>::default();
-        let store = Mutex::new(None);
-        let survivors = AtomicUsize::new(0);
-        let barrier = Barrier::new(2);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for round in 0..500 {
-                    let flight = leader(&flights, 1, Instant::now());
-                    barrier.wait();
-                    flight.store(|| {
-                        // Gives the other thread every chance to come in between.
-                        (0..20).for_each(|_| std::thread::yield_now());
-                        *locked(&store) = Some(round);
-                    });
-                    flight.finish(round);
-                    barrier.wait();
-                }
-            });
-            scope.spawn(|| {
-                for _ in 0..500 {
-                    barrier.wait();
-                    flights.forget(&1);
-                    *locked(&store) = None;
-                    barrier.wait();
-                    // The other thread waits before its next round, so that what is here now stays.
-                    survivors.fetch_add(usize::from(locked(&store).is_some()), Relaxed);
-                }
-            });
-        });
-        assert_eq!(survivors.into_inner(), 0);
     }
 
     #[test]
@@ -381,7 +347,7 @@ mod tests {
                             prop_assert_eq!(poll(follower), None, "an answer before the end");
                         }
                         match answer {
-                            Some(answer) => flight.finish(answer),
+                            Some(answer) => finish(flight, answer),
                             None => drop(flight),
                         }
                         known[number].ended = true;
@@ -393,7 +359,7 @@ mod tests {
                 }
                 for (number, flight) in &leaders {
                     prop_assert_eq!(flight.storable(), !known[*number].forgotten);
-                    prop_assert_eq!(flight.store(|| ()).is_some(), !known[*number].forgotten);
+                    prop_assert_eq!(flight.storable(), !known[*number].forgotten);
                 }
                 prop_assert_eq!(count(&flights), leaders.len());
             }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use undelivered::Undelivered;
 
 /// A session, or nobody.
@@ -52,11 +53,20 @@ pub struct Switches {
 pub struct Sessions<C, R> {
     copies: Option<Guarded<C>>,
     rows: Option<Arc<Guarded<R>>>,
-    flights: SingleFlight<TokenHash, (Answer, Source)>,
-    undelivered: Undelivered,
+    memory: Memory,
+    background: TaskTracker,
     counters: SessionCounters,
     enabled: AtomicBool,
     ttl_seconds: AtomicU64,
+}
+
+/// What this process knows of reads under way and of invalidations that Redis has not confirmed.
+///
+/// It outlives an engine: a revocation that one began must hold in the next one. Clones are handles to the same memory.
+#[derive(Clone, Default)]
+pub struct Memory {
+    flights: SingleFlight<TokenHash, (Answer, Source)>,
+    undelivered: Arc<Undelivered>,
 }
 
 /// Who answered a validation.
@@ -67,12 +77,18 @@ enum Source {
 }
 
 impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
-    pub fn new(copies: Option<Guarded<C>>, rows: Option<Arc<Guarded<R>>>, enabled: bool, ttl: Duration) -> Self {
+    pub fn new(
+        copies: Option<Guarded<C>>,
+        rows: Option<Arc<Guarded<R>>>,
+        memory: Memory,
+        enabled: bool,
+        ttl: Duration,
+    ) -> Self {
         Self {
             copies,
             rows,
-            flights: SingleFlight::default(),
-            undelivered: Undelivered::default(),
+            memory,
+            background: TaskTracker::new(),
             counters: SessionCounters::default(),
             enabled: AtomicBool::new(enabled),
             ttl_seconds: AtomicU64::new(ttl.as_secs()),
@@ -90,17 +106,13 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
             return Ok(None);
         };
         loop {
-            let (answer, source) = match self.flights.join(token, Instant::now()) {
-                Joined::Leader(flight) => {
-                    let result = self.read(token, &flight).await;
-                    flight.finish(result.clone());
-                    result
-                }
+            let (answer, source) = match self.memory.flights.join(token, Instant::now()) {
+                Joined::Leader(flight) => self.lead(token, flight).await,
                 Joined::Follower(follower) => {
-                    // A leader that vanished without a result leaves its followers to start anew.
-                    let Some(result) = follower.answer().await else { continue };
+                    // A leader that vanished without an answer leaves its followers to start anew.
+                    let Some(answer) = follower.answer().await else { continue };
                     count(&self.counters.coalesced);
-                    result
+                    answer
                 }
             };
             count(match source {
@@ -122,22 +134,36 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         Ok(found.map(|found| Arc::new(found.session)))
     }
 
-    async fn read(
-        self: &Arc<Self>,
-        token: TokenHash,
-        flight: &Flight<TokenHash, (Answer, Source)>,
-    ) -> (Answer, Source) {
+    async fn lead(self: &Arc<Self>, token: TokenHash, flight: Flight<TokenHash, (Answer, Source)>) -> (Answer, Source) {
         let lease = match self.look_up(token).await {
-            Some(Lookup::Copy(session)) => return (Ok(Some(session)), Source::Redis),
+            Some(Lookup::Copy(session)) => {
+                let answer = (Ok(Some(session)), Source::Redis);
+                flight.publish(answer.clone());
+                return answer;
+            }
             Some(Lookup::Miss(lease)) => lease,
             None => None,
         };
-        (self.read_row(token, flight, lease).await, Source::Postgres)
+        let found = self.read_row(token).await;
+        let answer = found.as_ref().map(|found| found.as_ref().map(|(session, _)| session.clone()));
+        let answer = (answer.map_err(Clone::clone), Source::Postgres);
+        flight.publish(answer.clone());
+        if let (Ok(Some((session, remaining))), Some(lease)) = (found, lease)
+            && flight.storable()
+        {
+            let sessions = self.clone();
+            // The callers have their answer; the copy is for those who come later. The flight lasts until it is there.
+            self.background.spawn(async move {
+                sessions.fill(token, lease, session, remaining).await;
+                drop(flight);
+            });
+        }
+        answer
     }
 
     /// Asks Redis, unless it is switched off, away, or not to be trusted yet.
     async fn look_up(&self, token: TokenHash) -> Option<Lookup> {
-        let redis = self.copies.as_ref().filter(|_| self.enabled.load(Relaxed) && self.undelivered.none())?;
+        let redis = self.copies.as_ref().filter(|_| self.enabled.load(Relaxed) && self.memory.undelivered.none())?;
         match redis.guard.run(REDIS_SHARE_OF_VALIDATION, redis.store.read_or_lease(token)).await {
             Ok(lookup) => Some(lookup),
             Err(error) => {
@@ -148,33 +174,22 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         }
     }
 
-    async fn read_row(
-        self: &Arc<Self>,
-        token: TokenHash,
-        flight: &Flight<TokenHash, (Answer, Source)>,
-        lease: Option<Lease>,
-    ) -> Answer {
+    /// The session in Postgres, and how long it is valid.
+    async fn read_row(&self, token: TokenHash) -> Result<Option<(Arc<SessionWithUser>, Duration)>> {
         let rows = self.rows()?;
         count(&self.counters.database_reads);
-        let found = match rows.ask(rows.store.find(token)).await {
-            Ok(Some(found)) => found,
-            Ok(None) => return Ok(None),
+        match rows.ask(rows.store.find(token)).await {
+            Ok(found) => Ok(found.map(|found| (Arc::new(found.session), found.remaining))),
             Err(error) => {
                 count(&self.counters.errors);
-                return Err(Error::session_store(error));
+                Err(Error::session_store(error))
             }
-        };
-        let session = Arc::new(found.session);
-        if let Some(lease) = lease.filter(|_| self.enabled.load(Relaxed)) {
-            let life = found.remaining.min(Duration::from_secs(self.ttl_seconds.load(Relaxed)));
-            // The caller has its answer; the copy is for those who come later.
-            flight.store(|| tokio::spawn(self.clone().fill(token, lease, session.clone(), life)));
         }
-        Ok(Some(session))
     }
 
-    async fn fill(self: Arc<Self>, token: TokenHash, lease: Lease, session: Arc<SessionWithUser>, life: Duration) {
-        let Some(redis) = &self.copies else { return };
+    async fn fill(&self, token: TokenHash, lease: Lease, session: Arc<SessionWithUser>, remaining: Duration) {
+        let Some(redis) = self.copies.as_ref().filter(|_| self.enabled.load(Relaxed)) else { return };
+        let life = remaining.min(Duration::from_secs(self.ttl_seconds.load(Relaxed)));
         // A refused fill is the fence at work; an unanswered one leaves the next read to Postgres.
         if let Err(error) = redis.ask(redis.store.fill(token, &lease, &session, life)).await {
             tracing::debug!("session not copied to Redis: {error}");

@@ -57,13 +57,11 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     /// Ends all sessions of a user but one; returns how many there were.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if `except` is no UUID: that would end the session that is meant to stay.
-    /// Otherwise as [`Sessions::revoke`].
+    /// As [`Sessions::revoke`].
     pub async fn revoke_others(self: &Arc<Self>, user: &str, except: &str) -> Result<u64> {
         self.rows()?;
-        let except = canonical(except)
-            .ok_or_else(|| Error::range_error("exceptSessionId must be a UUID: the id of the session that stays."))?;
-        let Some(user) = canonical(user) else { return Ok(0) };
+        // Without the id of the one that stays, nothing is ended.
+        let (Some(user), Some(except)) = (canonical(user), canonical(except)) else { return Ok(0) };
         self.end(Which::Others { user: &user, except: &except }, &[]).await
     }
 
@@ -112,15 +110,15 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     pub fn forget_heard(self: &Arc<Self>, token: TokenHash) {
         self.forget_here(&[token]);
         let sessions = self.clone();
-        tokio::spawn(async move { sessions.forget_copies(&[token]).await });
+        self.background.spawn(async move { sessions.forget_copies(&[token]).await });
     }
 
     /// Delivers what Redis has not confirmed, for as long as it is polled.
     pub async fn deliver(&self) {
         loop {
-            self.undelivered.added().await;
+            self.memory.undelivered.added().await;
             let mut retry = FIRST_RETRY;
-            while self.undelivered.outlive(Instant::now()) {
+            while self.memory.undelivered.outlive(Instant::now()) {
                 if self.deliver_some().await {
                     retry = FIRST_RETRY;
                 } else {
@@ -131,22 +129,25 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         }
     }
 
-    /// Tries to deliver everything once, for `shutdown()`.
-    pub async fn deliver_now(&self) {
-        while !self.undelivered.some(1).is_empty() && self.deliver_some().await {}
+    /// Waits for what runs behind the answers, then tries to deliver everything once. For `shutdown()`, when no call is
+    /// under way any more.
+    pub async fn finish(&self) {
+        self.background.close();
+        self.background.wait().await;
+        while !self.memory.undelivered.some(1).is_empty() && self.deliver_some().await {}
     }
 
     /// Delivers a batch. `false` if there is none, or Redis did not confirm it.
     async fn deliver_some(&self) -> bool {
-        let batch = self.undelivered.some(DELIVERY_BATCH);
+        let batch = self.memory.undelivered.some(DELIVERY_BATCH);
         let tokens: Vec<_> = batch.iter().map(|(token, _)| *token).collect();
         if tokens.is_empty() {
             return false;
         }
         let delivered = self.remove_copies(&tokens).await.is_ok();
         if delivered {
-            self.undelivered.delivered(&batch);
-            if self.undelivered.none() {
+            self.memory.undelivered.delivered(&batch);
+            if self.memory.undelivered.none() {
                 tracing::info!("Redis has forgotten everything that was revoked; sessions are read from it again");
             }
         }
@@ -179,7 +180,7 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     /// Makes reads that are under way unjoinable and their results unstorable.
     fn forget_here(&self, tokens: &[TokenHash]) {
         for token in tokens {
-            self.flights.forget(token);
+            self.memory.flights.forget(token);
         }
     }
 
@@ -196,11 +197,11 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         }
         self.forget_here(tokens);
         if let Err(error) = self.remove_copies(tokens).await {
-            if self.undelivered.none() {
+            if self.memory.undelivered.none() {
                 tracing::warn!("sessions are read from Postgres until Redis has forgotten what was revoked: {error}");
             }
             // Kept before flights are forgotten again, so that no later flight reads Redis.
-            self.undelivered.add(tokens, Instant::now());
+            self.memory.undelivered.add(tokens, Instant::now());
         }
         self.forget_here(tokens);
     }

@@ -6,6 +6,9 @@ use sqlx::error::DatabaseError;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+/// Why a connection of a pool that was closed is none.
+pub(super) const CLOSED: &str = "it was closed by shutdown()";
+
 /// Turns an error of the driver into one of this crate. What it says holds neither password nor contents of rows.
 pub(super) fn translate(server: &Arc<str>, error: sqlx::Error) -> Error {
     let lost = |reason: String| Error::Connection { server: Arc::clone(server), reason };
@@ -18,7 +21,7 @@ pub(super) fn translate(server: &Arc<str>, error: sqlx::Error) -> Error {
             lost("the server did not keep to the protocol of Postgres".into())
         }
         sqlx::Error::PoolTimedOut => lost("none could be opened in time".into()),
-        sqlx::Error::PoolClosed => Error::Closed,
+        sqlx::Error::PoolClosed => lost(CLOSED.into()),
         sqlx::Error::Configuration(_) => {
             Error::InvalidConfig("DATABASE_URL names TLS files that cannot be read.".into())
         }

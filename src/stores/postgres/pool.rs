@@ -3,7 +3,7 @@
 //! The driver's own pool is not used: it pings after every statement, waits for a server that refuses connections
 //! until its time is over, needs a runtime to be made, and cannot be asked for a connection that is certainly new.
 
-use super::errors::translate;
+use super::errors::{CLOSED, translate};
 use crate::config::POSTGRES_DEADLINE;
 use crate::error::{Error, Result};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
@@ -106,17 +106,21 @@ impl Pool {
         &self.server
     }
 
+    fn closed(&self) -> Error {
+        Error::Connection { server: Arc::clone(&self.server), reason: CLOSED.into() }
+    }
+
     /// A connection of nobody, beside the pool.
     pub(super) async fn connect(&self) -> Result<PgConnection> {
         if self.permits.is_closed() {
-            return Err(Error::Closed);
+            return Err(self.closed());
         }
         self.options.connect().await.map_err(|error| translate(&self.server, error))
     }
 
     /// A connection for one statement; waits for one as long as the caller does.
     pub(super) async fn lease(&self, kind: Kind, mode: Mode) -> Result<Leased<'_>> {
-        let permit = self.permits.acquire().await.map_err(|_| Error::Closed)?;
+        let permit = self.permits.acquire().await.map_err(|_| self.closed())?;
         if let Some(mut idle) = self.take_idle(mode) {
             // One round trip is a small price for a write, because a write cannot be tried again. A read can.
             if kind == Kind::Read || idle.connection.ping().await.is_ok() {

@@ -1,6 +1,6 @@
 //! A lane: one connection after another to the same server, each replaced when it is lost, until the lane is closed.
 
-use super::link::{Connection, Link};
+use super::link::{CLOSED, Connection, Link};
 use crate::error::{Error, Result};
 use crate::redis_url::RedisUrl;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -60,7 +60,7 @@ impl Lane {
                 Status::Connecting => {}
             }
             if status.changed().await.is_err() {
-                return Err(Error::Closed);
+                return Err(self.closed());
             }
         }
     }
@@ -73,13 +73,16 @@ impl Lane {
         }
     }
 
+    fn closed(&self) -> Error {
+        Error::Connection { server: self.plan.server.clone(), reason: CLOSED.to_owned() }
+    }
+
     /// Closes the connection; what is unanswered fails. The lane is of no more use.
     pub fn close(&self) {
-        let closed = Error::Connection { server: self.plan.server.clone(), reason: "it was closed".to_owned() };
         if let Some(supervisor) = self.supervisor.get() {
             supervisor.abort();
         }
-        self.tell.send_replace(Status::Down(closed));
+        self.tell.send_replace(Status::Down(self.closed()));
     }
 }
 

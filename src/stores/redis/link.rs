@@ -31,6 +31,9 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes asked of the socket at once. A session copy is about 600.
 const READ_CHUNK: usize = 16 * 1024;
 
+/// Why a link of a lane that was closed is none.
+pub const CLOSED: &str = "it was closed by shutdown()";
+
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
@@ -84,10 +87,13 @@ impl Link {
     /// [`Error::Reply`] for an error reply; [`Error::Connection`] if the link is lost before the reply, in which case
     /// the command may or may not have been executed; [`Error::Overloaded`] if too many commands are unanswered.
     pub async fn send<A: AsRef<[u8]>>(&self, arguments: &[A]) -> Result<Value> {
-        match self.submit(arguments)?.await {
-            Ok(reply) => reply,
-            Err(_) => Err(self.0.broken("it was closed")),
-        }
+        let reply = self.submit(arguments)?;
+        self.answer(reply).await
+    }
+
+    /// Waits for the reply to a command that was submitted here.
+    pub async fn answer(&self, reply: oneshot::Receiver<Result<Value>>) -> Result<Value> {
+        reply.await.unwrap_or_else(|_| Err(self.0.broken(CLOSED)))
     }
 
     /// Puts a command into the outbox; the receiver gets its reply. Commands keep their order.
@@ -199,7 +205,7 @@ struct EndOnDrop(Link);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        let closed = self.0.0.broken("it was closed");
+        let closed = self.0.0.broken(CLOSED);
         self.0.end(&closed);
     }
 }

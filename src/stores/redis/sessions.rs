@@ -90,7 +90,7 @@ impl SessionCopies for RedisSessions {
                 replies.push(link.submit(&["DEL", &self.keys.session(token)])?);
             }
             for reply in replies {
-                reply.await.unwrap_or(Err(Error::Closed))?;
+                link.answer(reply).await?;
             }
         }
         Ok(())

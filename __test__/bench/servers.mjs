@@ -1,0 +1,67 @@
+// The servers of a benchmark: always its own, because it empties Redis again and again.
+
+import pg from 'pg';
+import database from '../helpers/database.js';
+import { PostgresServer, RedisServer, ensureInstalled } from '../../scripts/services.mjs';
+
+export class Servers {
+  static async start(sessions) {
+    if (!(await ensureInstalled()).redisServer) throw new Error('The benchmark needs a redis-server on this machine.');
+    const servers = new Servers();
+    [servers.redis, servers.postgres] = await Promise.all([RedisServer.start(), PostgresServer.start()]);
+    servers.databaseUrl = servers.postgres.url;
+    servers.databaseName = new URL(servers.databaseUrl).pathname.slice(1);
+    // In a database of its own, so that the books of the measured one show the peers alone.
+    const elsewhere = new URL(servers.databaseUrl);
+    elsewhere.pathname = '/postgres';
+    servers.books = new pg.Client({ connectionString: elsewhere.href });
+    await servers.books.connect();
+    const seeding = new database.Database(servers.databaseUrl);
+    servers.sessions = (await seeding.createSessions(sessions, { expiresInSeconds: 86_400 })).map(({ token, hash }) => ({ token, hash }));
+    // Statistics for the planner, and no first reader has to set the rows' hint bits.
+    await seeding.query('VACUUM ANALYZE');
+    await seeding.end();
+    return servers;
+  }
+
+  async forgetEverything() {
+    await this.redis.cli('FLUSHDB');
+  }
+
+  /**
+   * Transactions in the measured database so far, by Postgres's own books. A connection enters its last ones when it
+   * ends, so this waits until there is none.
+   */
+  async transactions() {
+    for (let attempt = 0; attempt < 200; attempt += 1) {
+      const [{ open }] = await this.#ask(
+        "SELECT count(*)::int AS open FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'",
+        [this.databaseName],
+      );
+      if (open === 0) {
+        const [{ total }] = await this.#ask(
+          'SELECT xact_commit + xact_rollback AS total FROM pg_stat_database WHERE datname = $1',
+          [this.databaseName],
+        );
+        return Number(total);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 25));
+    }
+    throw new Error('A process left connections to Postgres behind.');
+  }
+
+  async #ask(text, values) {
+    return (await this.books.query(text, values)).rows;
+  }
+
+  async versions() {
+    const [{ server_version: postgres }] = await this.#ask('SHOW server_version');
+    const info = await this.redis.cli('INFO', 'server');
+    return { postgres: postgres.split(' ')[0], redis: /redis_version:(\S+)/.exec(info)?.[1] ?? '?' };
+  }
+
+  async stop() {
+    await this.books?.end();
+    await Promise.all([this.redis?.stop(), this.postgres?.stop()]);
+  }
+}
