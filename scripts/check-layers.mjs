@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 
 /** Lowest first. The three modules of the composition build on each other in this order. */
 const LEVELS = [
-  ['error', 'config', 'redis_url', 'redis_value', 'keys', 'metrics', 'session'],
+  ['error', 'config', 'random', 'redis_url', 'redis_value', 'keys', 'metrics', 'session'],
   ['stores'],
   ['resilience'],
   ['sessions', 'rate_limit', 'query_cache'],

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::redis_url::{RedisUrl, Secret};
 use std::collections::HashMap;
 use std::time::Duration;
+use url::Url;
 
 /// The environment as JavaScript sees it; only the names in [`VARIABLES`] are ever asked for.
 pub type Environment = HashMap<String, String>;
@@ -53,6 +54,14 @@ pub struct DatabaseConfig {
     pub pool_size: u32,
     /// Named statements; `false` for a transaction pooler. Default `true`.
     pub statement_cache: bool,
+}
+
+impl DatabaseConfig {
+    /// Which database this is, whoever asks it: its host and its path. Empty for a URL that cannot be read.
+    pub fn place(&self) -> String {
+        let url = Url::parse(self.url.reveal()).ok();
+        url.map(|url| format!("{:?}:{:?}{}", url.host_str(), url.port(), url.path())).unwrap_or_default()
+    }
 }
 
 /// Everything that the engine is built from.
@@ -174,6 +183,14 @@ mod tests {
             assert_eq!(error.code(), "ERR_INVALID_CONFIG");
             assert!(error.to_string().starts_with(name), "{error}");
         }
+    }
+
+    #[test]
+    fn a_database_is_the_same_for_whoever_asks() {
+        let place = |url| config(&[("DATABASE_URL", url)]).unwrap().database.unwrap().place();
+        assert_eq!(place("postgres://u:hunter2@h:5/d"), place("postgres://v:other@h:5/d?sslmode=require"));
+        assert_ne!(place("postgres://u@h:5/d"), place("postgres://u@h:5/e"));
+        assert!(!place("postgres://u:hunter2@h/d").contains("hunter2"));
     }
 
     #[test]

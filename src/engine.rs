@@ -79,13 +79,15 @@ impl Engine {
     pub fn start(&self, runtime: &Handle) {
         self.background.get_or_init(|| {
             let sessions = self.sessions.clone();
-            let mut tasks = vec![runtime.spawn(async move { sessions.deliver().await }).abort_handle()];
+            let mut tasks = vec![runtime.spawn(async move { sessions.run().await }).abort_handle()];
             if let Some(postgres) = &self.postgres {
                 let (postgres, sessions) = (postgres.clone(), self.sessions.clone());
-                let heard = move |event| {
-                    if let Event::Forget(token) = event {
-                        sessions.forget_heard(token);
-                    }
+                let mut lost = false;
+                let heard = move |event| match event {
+                    Event::Forget(token) => sessions.forget_heard(token),
+                    Event::Lost => lost = true,
+                    Event::Connected if lost => sessions.missed_news(),
+                    Event::Connected => {}
                 };
                 tasks.push(runtime.spawn(async move { postgres.store.listen(heard).await }).abort_handle());
             }

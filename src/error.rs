@@ -32,7 +32,7 @@ pub enum Error {
     #[error("{server} is not asked for another {} ms, because too many of its recent calls failed.", retry_after.as_millis())]
     CircuitOpen { server: Arc<str>, retry_after: Duration },
     /// No answer within the deadline.
-    #[error("{server} did not answer within {} ms.", after.as_millis())]
+    #[error("There was no answer from {server} within {} ms.", after.as_millis())]
     Timeout { server: Arc<str>, after: Duration },
     /// The bounded queue in front of a server is full.
     #[error("{server} has {limit} calls unanswered, which is the limit; this one was not sent.")]

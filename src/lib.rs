@@ -10,7 +10,7 @@
 //! | 3 features | [`sessions`] | what Studio asks for |
 //! | 2 resilience | [`resilience`] | deadline, breaker, bounded queue: the one place that degrades |
 //! | 1 stores | [`stores`] | where data lives; the only rooms that say `sqlx` or RESP |
-//! | 0 values | [`error`], [`config`], [`redis_url`], [`redis_value`], [`keys`], [`session`], [`metrics`] | no I/O, no clock |
+//! | 0 values | [`error`], [`config`], [`redis_url`], [`redis_value`], [`keys`], [`random`], [`session`], [`metrics`] | no I/O, no clock |
 //!
 //! # The way of a request
 //! `validateSessionWithCache(token)` in JavaScript
@@ -31,10 +31,13 @@
 //!   connection whose server introduced itself with that run id. A restart, a failover and a restored snapshot thereby
 //!   make all copies misses. The run id belongs to a connection ([`stores::redis`]): what was sent on one is never sent
 //!   on another.
+//! - What a process knows of reads under way and of unconfirmed invalidations (`sessions::Memory`) belongs to the process,
+//!   not to the engine: it holds across `shutdown()`.
 //! - The proof in the process is the flight: forgetting makes reads that are under way unjoinable and unstorable, before
 //!   the row is deleted, after it, and again after Redis has answered.
 //! - What Redis did not confirm is kept and retried, and meanwhile no session is read from Redis. Other processes hear of
-//!   each revocation from Postgres, in the statement that deletes the row.
+//!   each revocation from Postgres, in the statement that deletes the row. Where the listener was not listening, copies
+//!   from before its return are not believed.
 
 #![cfg_attr(not(feature = "node"), expect(dead_code, reason = "without its JavaScript face nobody opens the engine"))]
 
@@ -47,6 +50,7 @@ mod keys;
 mod logging;
 mod metrics;
 mod process;
+mod random;
 mod redis_url;
 mod redis_value;
 mod resilience;

@@ -2,11 +2,11 @@
 //!
 //! However often the addon is loaded, and by however many threads, they share what is here.
 
-use crate::config::{Config, Environment};
+use crate::config::{Config, DatabaseConfig, Environment};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::logging::Log;
-use crate::redis_url::{RedisUrl, Secret};
+use crate::redis_url::Address;
 use crate::sessions::Memory;
 use once_cell::sync::{Lazy, OnceCell};
 use std::collections::HashMap;
@@ -39,7 +39,14 @@ struct State {
 }
 
 /// What decides whether two engines see the same sessions and copies.
-type Servers = (Option<RedisUrl>, Option<Secret>, String);
+///
+/// Credentials do not: with better ones the same copies are read.
+type Servers = (Option<(Address, u32)>, Option<String>, String);
+
+fn servers(config: &Config) -> Servers {
+    let redis = config.redis.as_ref().map(|redis| (redis.address.clone(), redis.database));
+    (redis, config.database.as_ref().map(DatabaseConfig::place), config.key_prefix.clone())
+}
 
 impl Process {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -58,9 +65,7 @@ pub fn engine(environment: impl FnOnce() -> Environment) -> Result<Arc<Engine>> 
     }
     let config = Config::try_new(&environment())?;
     PROCESS.log.start(&config.log_filter)?;
-    let database = config.database.as_ref().map(|database| database.url.clone());
-    let servers = (config.redis.clone(), database, config.key_prefix.clone());
-    let memory = state.memories.entry(servers).or_default().clone();
+    let memory = state.memories.entry(servers(&config)).or_default().clone();
     let engine = Arc::new(Engine::new(&config, memory)?);
     state.open = Some(engine.clone());
     Ok(engine)

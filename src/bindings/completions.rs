@@ -229,13 +229,16 @@ impl Completions {
         let mut results = results.into_iter();
         while results.len() > 0 {
             let rest = results.by_ref().take(RESULTS_A_SCOPE);
-            // Without a scope there is no memory for a promise's value either; these stay unsettled.
-            let _ = js.scope(|js| {
+            let scope = js.scope(|js| {
                 let mut sessions = Sessions::default();
                 for (deferred, result) in rest {
                     settle(js, state, deferred, result, &mut sessions);
                 }
             });
+            if scope.is_err() {
+                // Without a scope there is no memory for a promise's value either; the rest stays unsettled.
+                break;
+            }
         }
         let pending = self.pending.get().saturating_sub(settled);
         self.pending.set(pending);

@@ -3,7 +3,6 @@
 //! A call passes, in this order, the breaker, the bound on calls in flight, the cap on concurrency (where there is one)
 //! and the deadline. Whatever becomes of it is counted and told to the breaker; also where its future is dropped.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::breaker::{Admission, Breaker, Outcome, Policy, Rejection, State};
 use crate::error::{Error, Result};
+use crate::random;
 
 /// A call that waited for its turn under the cap is not sent any more in the last tenth of its time. Sent with no time
 /// left, it would be cut off at once and count as a failure of a server that never had a chance: a server that is merely
@@ -167,7 +167,7 @@ impl Guard {
     }
 
     fn settle(&self, admission: Admission, outcome: Outcome) {
-        let jitter = random_share();
+        let jitter = random::share();
         let changed = {
             let mut breaker = self.breaker();
             breaker.settle(Instant::now(), admission, outcome, jitter)
@@ -201,13 +201,6 @@ fn outcome_of<T>(result: &Result<T>) -> Outcome {
         Ok(_) | Err(Error::Reply { .. }) => Outcome::Success,
         Err(_) => Outcome::Ignored,
     }
-}
-
-/// A number from 0 to 1, different at each call. The seed of the standard library's hash tables is random enough to
-/// spread out what processes do, which is all that it is for.
-fn random_share() -> f64 {
-    let bits = (RandomState::new().build_hasher().finish() >> 32) as u32;
-    f64::from(bits) / f64::from(u32::MAX)
 }
 
 /// An admission on its way. Dropped without a result, because the call was refused or cancelled or panicked, it settles
@@ -514,13 +507,6 @@ mod tests {
         assert_eq!(guard.state(), State::Closed);
         assert!(answered >= 400, "{answered}");
         assert!(guard.snapshot().timeouts > 500, "{:?}", guard.snapshot());
-    }
-
-    #[test]
-    fn the_random_share_is_one_and_spreads() {
-        let shares: Vec<f64> = (0..200).map(|_| random_share()).collect();
-        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)));
-        assert!(shares.iter().any(|share| *share < 0.25) && shares.iter().any(|share| *share > 0.75));
     }
 
     #[test]

@@ -359,7 +359,6 @@ mod tests {
                 }
                 for (number, flight) in &leaders {
                     prop_assert_eq!(flight.storable(), !known[*number].forgotten);
-                    prop_assert_eq!(flight.storable(), !known[*number].forgotten);
                 }
                 prop_assert_eq!(count(&flights), leaders.len());
             }

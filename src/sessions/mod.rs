@@ -6,6 +6,7 @@
 //! A session that was revoked cannot come back, because every way into the cache needs proof that nothing happened
 //! since the read began: a lease in Redis, and in the process a flight that nobody has forgotten.
 
+mod missed;
 mod revoke;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use crate::resilience::guard::Guard;
 use crate::resilience::single_flight::{Flight, Joined, SingleFlight};
 use crate::session::SessionWithUser;
 use crate::stores::{Lease, Lookup, SessionCopies, SessionRows};
+use missed::Missed;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -67,6 +69,9 @@ pub struct Sessions<C, R> {
 pub struct Memory {
     flights: SingleFlight<TokenHash, (Answer, Source)>,
     undelivered: Arc<Undelivered>,
+    /// What Postgres said to forget, and nobody has removed from Redis yet.
+    heard: Arc<Undelivered>,
+    missed: Arc<Missed>,
 }
 
 /// Who answered a validation.
@@ -164,7 +169,8 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     /// Asks Redis, unless it is switched off, away, or not to be trusted yet.
     async fn look_up(&self, token: TokenHash) -> Option<Lookup> {
         let redis = self.copies.as_ref().filter(|_| self.enabled.load(Relaxed) && self.memory.undelivered.none())?;
-        match redis.guard.run(REDIS_SHARE_OF_VALIDATION, redis.store.read_or_lease(token)).await {
+        let after = self.memory.missed.until()?;
+        match redis.guard.run(REDIS_SHARE_OF_VALIDATION, redis.store.read_or_lease(token, after)).await {
             Ok(lookup) => Some(lookup),
             Err(error) => {
                 count(&self.counters.errors);
@@ -177,8 +183,11 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     /// The session in Postgres, and how long it is valid.
     async fn read_row(&self, token: TokenHash) -> Result<Option<(Arc<SessionWithUser>, Duration)>> {
         let rows = self.rows()?;
-        count(&self.counters.database_reads);
-        match rows.ask(rows.store.find(token)).await {
+        let read = async {
+            count(&self.counters.database_reads);
+            rows.store.find(token).await
+        };
+        match rows.ask(read).await {
             Ok(found) => Ok(found.map(|found| (Arc::new(found.session), found.remaining))),
             Err(error) => {
                 count(&self.counters.errors);
@@ -191,7 +200,8 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         let Some(redis) = self.copies.as_ref().filter(|_| self.enabled.load(Relaxed)) else { return };
         let life = remaining.min(Duration::from_secs(self.ttl_seconds.load(Relaxed)));
         // A refused fill is the fence at work; an unanswered one leaves the next read to Postgres.
-        if let Err(error) = redis.ask(redis.store.fill(token, &lease, &session, life)).await {
+        let fill = redis.store.fill(token, &lease, &session, life);
+        if let Err(error) = redis.guard.run(REDIS_SHARE_OF_VALIDATION, fill).await {
             tracing::debug!("session not copied to Redis: {error}");
         }
     }

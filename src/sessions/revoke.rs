@@ -109,14 +109,50 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     /// Forgets a token because Postgres said so: another process ended or changed its session.
     pub fn forget_heard(self: &Arc<Self>, token: TokenHash) {
         self.forget_here(&[token]);
-        let sessions = self.clone();
-        self.background.spawn(async move { sessions.forget_copies(&[token]).await });
+        self.memory.heard.add(&[token], Instant::now());
     }
 
-    /// Delivers what Redis has not confirmed, for as long as it is polled.
-    pub async fn deliver(&self) {
+    /// Postgres speaks to this process again, after a time in which it may have said what nobody heard.
+    pub fn missed_news(&self) {
+        self.memory.missed.begin();
+    }
+
+    /// What runs beside the calls, for as long as it is polled: see [`Sessions::deliver`] and the two below it.
+    pub async fn run(&self) {
+        tokio::join!(self.deliver(), self.forget_what_was_heard(), self.learn_what_was_missed());
+    }
+
+    async fn forget_what_was_heard(&self) {
         loop {
-            self.memory.undelivered.added().await;
+            self.memory.heard.some_kept().await;
+            let batch = self.memory.heard.some(DELIVERY_BATCH);
+            let tokens: Vec<_> = batch.iter().map(|(token, _)| *token).collect();
+            self.forget_copies(&tokens).await;
+            self.memory.heard.delivered(&batch);
+            // More than can be kept was heard: what has no name any more is left to the ends of its copies.
+            if batch.is_empty() {
+                self.memory.undelivered.distrust(Instant::now());
+                self.memory.heard.clear();
+            }
+        }
+    }
+
+    /// Copies from before the present must not be believed, by the clock that they were dated with.
+    async fn learn_what_was_missed(&self) {
+        loop {
+            let gap = self.memory.missed.some_gap().await;
+            let Some(redis) = &self.copies else { return std::future::pending().await };
+            match redis.ask(redis.store.now()).await {
+                Ok(now) => self.memory.missed.settle(gap, now),
+                Err(_) => sleep(LAST_RETRY).await,
+            }
+        }
+    }
+
+    /// Delivers what Redis has not confirmed.
+    async fn deliver(&self) {
+        loop {
+            self.memory.undelivered.some_kept().await;
             let mut retry = FIRST_RETRY;
             while self.memory.undelivered.outlive(Instant::now()) {
                 if self.deliver_some().await {

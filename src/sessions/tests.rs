@@ -55,12 +55,17 @@ impl Double {
 }
 
 impl SessionCopies for Arc<Double> {
-    async fn read_or_lease(&self, token: TokenHash) -> Result<Lookup> {
+    async fn read_or_lease(&self, token: TokenHash, _: u64) -> Result<Lookup> {
         self.reads.fetch_add(1, Relaxed);
         self.check("read")?;
         let copy = self.copies.lock().unwrap().get(&token).cloned();
         let lease = || Lookup::Miss(Some(Lease { nonce: "n".into(), run_id: "r".into(), since: 1 }));
         Ok(copy.map_or_else(lease, |session| Lookup::Copy(Arc::new(session))))
+    }
+
+    async fn now(&self) -> Result<u64> {
+        self.check("now")?;
+        Ok(1)
     }
 
     async fn fill(&self, token: TokenHash, _: &Lease, session: &SessionWithUser, _: Duration) -> Result<bool> {
@@ -226,7 +231,7 @@ async fn redis_is_not_read_until_it_has_forgotten() {
     assert_eq!(double.copies.lock().unwrap().len(), 1);
     let delivery = tokio::spawn({
         let sessions = sessions.clone();
-        async move { sessions.deliver().await }
+        async move { sessions.run().await }
     });
 
     double.fail(Some("forget"));
@@ -243,6 +248,61 @@ async fn redis_is_not_read_until_it_has_forgotten() {
     sessions.validate(Some(token("t"))).await.unwrap();
     assert_eq!(double.reads.load(Relaxed), reads + 1);
     delivery.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_engine_left_undelivered_the_next_one_delivers() {
+    let (sessions, double) = one_session();
+    sessions.validate(Some(token("t"))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    double.fail(Some("forget"));
+    let begun = |sessions: &Tested| {
+        let sessions = sessions.clone();
+        tokio::spawn(async move { sessions.run().await })
+    };
+    let first = begun(&sessions);
+    assert!(sessions.revoke(ID, None).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    first.abort();
+    double.fail(None);
+    let second = begun(&sessions);
+    // Longer than the breaker stays open.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(sessions.memory.undelivered.none() && double.copies.lock().unwrap().is_empty());
+    second.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_gap_in_the_news_no_copy_is_read_until_its_end_is_known() {
+    let (sessions, double) = one_session();
+    let running = tokio::spawn({
+        let sessions = sessions.clone();
+        async move { sessions.run().await }
+    });
+    double.fail(Some("now"));
+    sessions.missed_news();
+    sessions.validate(Some(token("t"))).await.unwrap();
+    assert_eq!(double.reads.load(Relaxed), 0);
+    double.fail(None);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    sessions.validate(Some(token("t"))).await.unwrap();
+    assert_eq!(double.reads.load(Relaxed), 1);
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_from_postgres_remove_the_copy() {
+    let (sessions, double) = one_session();
+    sessions.validate(Some(token("t"))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let running = tokio::spawn({
+        let sessions = sessions.clone();
+        async move { sessions.run().await }
+    });
+    sessions.forget_heard(token("t"));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(double.copies.lock().unwrap().is_empty());
+    running.abort();
 }
 
 #[tokio::test(start_paused = true)]

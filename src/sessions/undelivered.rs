@@ -3,10 +3,9 @@
 use crate::config::MAX_TTL;
 use crate::keys::TokenHash;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Invalidations kept by name, about 10 MB. Beyond it they are kept by time alone, which distrusts more.
@@ -20,9 +19,8 @@ const OUTLIVES_ALL: Duration = Duration::from_secs(6 + MAX_TTL.as_secs() + 10);
 #[derive(Default)]
 pub struct Undelivered {
     kept: Mutex<Kept>,
-    /// True while something is kept. Read on every validation, so without the lock.
-    any: AtomicBool,
-    added: Notify,
+    /// True while something is kept. A state rather than an event: whoever delivers may have come later.
+    any: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -36,7 +34,7 @@ struct Kept {
 impl Undelivered {
     /// True if every invalidation was delivered or outlived: Redis may be read.
     pub fn none(&self) -> bool {
-        !self.any.load(Ordering::SeqCst)
+        !*self.any.borrow()
     }
 
     /// Keeps tokens until they are delivered.
@@ -49,9 +47,19 @@ impl Undelivered {
                 kept.overflow_until = Some(now + OUTLIVES_ALL);
             }
         }
-        self.any.store(kept.any(), Ordering::SeqCst);
-        drop(kept);
-        self.added.notify_one();
+        self.any.send_replace(kept.any());
+    }
+
+    /// Distrusts everything that Redis holds now, for as long as it can live.
+    pub fn distrust(&self, now: Instant) {
+        self.kept().overflow_until = Some(now + OUTLIVES_ALL);
+        self.any.send_replace(true);
+    }
+
+    /// Drops everything.
+    pub fn clear(&self) {
+        *self.kept() = Kept::default();
+        self.any.send_replace(false);
     }
 
     /// Up to `most` tokens to deliver, with the time that [`Undelivered::delivered`] wants back.
@@ -67,7 +75,7 @@ impl Undelivered {
                 kept.tokens.remove(token);
             }
         }
-        self.any.store(kept.any(), Ordering::SeqCst);
+        self.any.send_replace(kept.any());
     }
 
     /// Drops what has outlived every copy; returns true if something is still kept.
@@ -76,13 +84,14 @@ impl Undelivered {
         kept.tokens.retain(|_, added| now.duration_since(*added) < OUTLIVES_ALL);
         kept.overflow_until = kept.overflow_until.filter(|until| now < *until);
         let any = kept.any();
-        self.any.store(any, Ordering::SeqCst);
+        self.any.send_replace(any);
         any
     }
 
-    /// Waits until something was added.
-    pub async fn added(&self) {
-        self.added.notified().await;
+    /// Waits until something is kept.
+    pub async fn some_kept(&self) {
+        // The sender lives as long as `self`, so that the wait ends in no other way.
+        let _ = self.any.subscribe().wait_for(|any| *any).await;
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

@@ -31,8 +31,12 @@ pub enum Lookup {
 
 /// Copies of sessions that several processes share. All of it is one command on one key.
 pub trait SessionCopies: Send + Sync + 'static {
-    /// The copy if one is believed, or else a lease.
-    fn read_or_lease(&self, token: TokenHash) -> impl Future<Output = Result<Lookup>> + Send;
+    /// The copy if one is believed, or else a lease. A copy that was read until `after` (microseconds of the server's
+    /// clock) is not believed.
+    fn read_or_lease(&self, token: TokenHash, after: u64) -> impl Future<Output = Result<Lookup>> + Send;
+
+    /// The server's clock, in microseconds.
+    fn now(&self) -> impl Future<Output = Result<u64>> + Send;
 
     /// Leaves a copy that lives for `life` from the beginning of the lease. `false` if the lease is gone.
     fn fill(

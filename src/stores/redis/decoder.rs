@@ -17,6 +17,9 @@ const LONGEST: i64 = 512 * 1024 * 1024;
 /// Longest line: a simple string, an error or a number.
 const LONGEST_LINE: usize = 1024 * 1024;
 
+/// More than any message that is meant. A server that sends on and on must not fill the memory.
+const LARGEST: usize = 1024 * 1024 * 1024;
+
 /// The byte that each element begins with: strings and scalars, then aggregates.
 const TYPES: &[u8] = b"$=!+-:,#_(*~>%|";
 
@@ -58,7 +61,7 @@ impl Decoder {
             self.open.push(1);
         }
         if !self.find_end()? {
-            return Ok(None);
+            return if self.unread.len() > LARGEST { Err(Malformed("a message of over 1 GB")) } else { Ok(None) };
         }
         let message = self.unread.split_to(self.seen).freeze();
         self.seen = 0;
@@ -154,8 +157,17 @@ impl Builder {
         }
     }
 
-    /// The next element and its type. As deep as [`DEEPEST`] at most, which was checked.
+    /// The next element and its type, without the attributes before it. As deep as [`DEEPEST`] at most, which was checked.
     fn element(&mut self) -> Result<(u8, Value), Malformed> {
+        loop {
+            if let Some(element) = self.element_or_attribute()? {
+                return Ok(element);
+            }
+        }
+    }
+
+    /// The next element, or `None` for an attribute, of which there may be any number in a row.
+    fn element_or_attribute(&mut self) -> Result<Option<(u8, Value)>, Malformed> {
         let start = self.at + 1;
         let Some((kind, line, after)) = line_at(&self.message, self.at)? else {
             return Err(Malformed("a message that ends early"));
@@ -186,11 +198,11 @@ impl Builder {
             (b'%', Some(length)) => Value::Map(self.pairs(length)?),
             (b'|', length) => {
                 self.pairs(length.unwrap_or(0))?;
-                return self.element();
+                return Ok(None);
             }
             _ => scalar,
         };
-        Ok((kind, value))
+        Ok(Some((kind, value)))
     }
 
     fn pairs(&mut self, length: usize) -> Result<Vec<(Value, Value)>, Malformed> {
@@ -292,6 +304,8 @@ mod tests {
         for wrong in wrong {
             assert!(decoded(wrong.as_bytes(), 3).is_err(), "{wrong:?}");
         }
+        let attributes = "|0\r\n".repeat(1_000_000) + ":1\r\n";
+        assert_eq!(decoded(attributes.as_bytes(), 65_536), Ok(vec![Incoming::Reply(Value::Int(1))]));
         assert!(decoded(&vec![b'+'; LONGEST_LINE + 1], 4096).is_err());
         assert_eq!(decoded(b"*536870912\r\n:1\r\n", 4096), Ok(vec![]), "nothing is set aside for what may never come");
     }

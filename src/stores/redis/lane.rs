@@ -2,13 +2,14 @@
 
 use super::link::{CLOSED, Connection, Link};
 use crate::error::{Error, Result};
+use crate::random;
 use crate::redis_url::RedisUrl;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
 
 /// Waits between attempts: doubled from the first to the last, each shortened by up to half at random, so that the
 /// clients of a server that restarts do not all come at once.
@@ -31,6 +32,7 @@ pub struct Lane {
     status: watch::Receiver<Status>,
     tell: watch::Sender<Status>,
     supervisor: OnceLock<AbortHandle>,
+    closed: AtomicBool,
 }
 
 struct Plan {
@@ -46,11 +48,14 @@ impl Lane {
     pub fn new(url: RedisUrl, server: Arc<str>, name: String, limit: usize) -> Self {
         let (tell, status) = watch::channel(Status::Connecting);
         let plan = Arc::new(Plan { url, server, name, limit, advised: AtomicBool::new(false) });
-        Self { plan, status, tell, supervisor: OnceLock::new() }
+        Self { plan, status, tell, supervisor: OnceLock::new(), closed: AtomicBool::new(false) }
     }
 
     /// The living link; waits while a connection is being made, fails at once while none can be.
     pub async fn link(&self) -> Result<Link> {
+        if self.closed.load(Relaxed) {
+            return Err(self.down());
+        }
         self.supervisor.get_or_init(|| tokio::spawn(supervise(self.plan.clone(), self.tell.clone())).abort_handle());
         let mut status = self.status.clone();
         loop {
@@ -59,9 +64,8 @@ impl Lane {
                 Status::Down(error) => return Err(error.clone()),
                 Status::Connecting => {}
             }
-            if status.changed().await.is_err() {
-                return Err(self.closed());
-            }
+            // The sender lives as long as `self`.
+            let _ = status.changed().await;
         }
     }
 
@@ -73,16 +77,17 @@ impl Lane {
         }
     }
 
-    fn closed(&self) -> Error {
+    fn down(&self) -> Error {
         Error::Connection { server: self.plan.server.clone(), reason: CLOSED.to_owned() }
     }
 
     /// Closes the connection; what is unanswered fails. The lane is of no more use.
     pub fn close(&self) {
+        self.closed.store(true, Relaxed);
         if let Some(supervisor) = self.supervisor.get() {
             supervisor.abort();
         }
-        self.tell.send_replace(Status::Down(self.closed()));
+        self.tell.send_replace(Status::Down(self.down()));
     }
 }
 
@@ -95,23 +100,30 @@ impl Drop for Lane {
 async fn supervise(plan: Arc<Plan>, tell: watch::Sender<Status>) {
     let mut backoff = FIRST_BACKOFF;
     loop {
-        match Connection::open(&plan.url, &plan.server, &plan.name, plan.limit).await {
+        let begun = Instant::now();
+        let error = match Connection::open(&plan.url, &plan.server, &plan.name, plan.limit).await {
             Ok(connection) => {
-                backoff = FIRST_BACKOFF;
                 plan.advise(&connection.link());
                 tell.send_replace(Status::Up(connection.link()));
                 let lost = connection.drive().await;
                 tracing::warn!(server = %plan.server, connection = plan.name, "lost: {lost}");
-                tell.send_replace(Status::Connecting);
+                if begun.elapsed() > LAST_BACKOFF {
+                    // It was a connection worth having: the next one is tried at once, and may be waited for.
+                    backoff = FIRST_BACKOFF;
+                    tell.send_replace(Status::Connecting);
+                    continue;
+                }
+                lost
             }
             Err(error) => {
                 tracing::warn!(server = %plan.server, connection = plan.name, "cannot connect: {error}");
-                tell.send_replace(Status::Down(error));
-                tokio::time::sleep(jittered(backoff)).await;
-                backoff = (backoff * 2).min(LAST_BACKOFF);
-                // Stays `Down` during the attempt: a server that is away must cost its callers nothing.
+                error
             }
-        }
+        };
+        // Stays `Down` during the next attempt: a server that is away must cost its callers nothing.
+        tell.send_replace(Status::Down(error));
+        sleep(random::shortened(backoff)).await;
+        backoff = (backoff * 2).min(LAST_BACKOFF);
     }
 }
 
@@ -137,11 +149,4 @@ impl Plan {
 fn major_minor(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.split('.').map(str::parse);
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
-}
-
-fn jittered(backoff: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish();
-    #[expect(clippy::cast_precision_loss, reason = "a random share needs no exact number")]
-    let share = random as f64 / u64::MAX as f64;
-    backoff.mul_f64(1.0 - share / 2.0)
 }

@@ -123,7 +123,8 @@ impl Link {
     /// Ends the link: everything unanswered fails, nothing more is accepted.
     fn end(&self, error: &Error) {
         let mut outbox = self.outbox();
-        outbox.lost = Some(error.clone());
+        // The first reason is the one that counts.
+        let error = outbox.lost.get_or_insert_with(|| error.clone()).clone();
         outbox.bytes.clear();
         let waiting = std::mem::take(&mut outbox.waiting);
         drop(outbox);

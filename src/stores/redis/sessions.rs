@@ -4,10 +4,10 @@ use super::lane::Lane;
 use super::script::Script;
 use crate::error::{Error, Result};
 use crate::keys::{Keys, TokenHash};
+use crate::random;
 use crate::redis_value::Value;
 use crate::session::SessionWithUser;
 use crate::stores::{Lease, Lookup, SessionCopies};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl RedisSessions {
             keys,
             read_or_lease: Script::new(include_str!("read_or_lease.lua")),
             fill: Script::new(include_str!("fill.lua")),
-            origin: RandomState::new().build_hasher().finish(),
+            origin: random::number(),
             leases: AtomicU64::new(0),
         }
     }
@@ -50,11 +50,12 @@ impl RedisSessions {
 }
 
 impl SessionCopies for RedisSessions {
-    async fn read_or_lease(&self, token: TokenHash) -> Result<Lookup> {
+    async fn read_or_lease(&self, token: TokenHash, after: u64) -> Result<Lookup> {
         let link = self.lane.link().await?;
         let Some(run_id) = link.info().run_id.clone() else { return Ok(Lookup::Miss(None)) };
-        let nonce = self.nonce();
-        let arguments = [FORMAT_VERSION.as_bytes(), run_id.as_bytes(), nonce.as_bytes(), LEASE_MILLIS.as_bytes()];
+        let (nonce, after) = (self.nonce(), after.to_string());
+        let arguments =
+            [FORMAT_VERSION.as_bytes(), run_id.as_bytes(), nonce.as_bytes(), LEASE_MILLIS.as_bytes(), after.as_bytes()];
         let reply = self.read_or_lease.run(&link, &self.keys.session(&token), &arguments).await?;
         match understood(&reply, token) {
             Some(lookup) => Ok(lookup),
@@ -80,6 +81,13 @@ impl SessionCopies for RedisSessions {
             &json,
         ];
         Ok(self.fill.run(&link, &self.keys.session(&token), &arguments).await? == Value::Int(1))
+    }
+
+    async fn now(&self) -> Result<u64> {
+        let reply = self.lane.link().await?.send(&["TIME"]).await?;
+        let part = |index: usize| reply.as_array()?.get(index)?.as_str()?.parse::<u64>().ok();
+        let parts = part(0).zip(part(1));
+        parts.map(|(seconds, micros)| seconds * 1_000_000 + micros).ok_or_else(|| Error::Internal("no TIME".to_owned()))
     }
 
     async fn forget(&self, tokens: &[TokenHash]) -> Result<()> {
@@ -151,7 +159,7 @@ mod tests {
         }
 
         async fn lease(&self) -> Lease {
-            match self.store.read_or_lease(self.token).await.unwrap() {
+            match self.store.read_or_lease(self.token, 0).await.unwrap() {
                 Lookup::Miss(lease) => lease.expect("a lease"),
                 Lookup::Copy(_) => panic!("a copy is believed"),
             }
@@ -162,7 +170,7 @@ mod tests {
         }
 
         async fn is_believed(&self) -> bool {
-            match self.store.read_or_lease(self.token).await.unwrap() {
+            match self.store.read_or_lease(self.token, 0).await.unwrap() {
                 Lookup::Copy(copy) => {
                     assert!(*copy == self.session());
                     true
@@ -248,6 +256,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_copy_from_before_the_given_time_is_not_believed() {
+        let f = fixture("after").await;
+        let before = f.store.now().await.unwrap();
+        assert!(f.fill(&f.lease().await).await);
+        let after = f.store.now().await.unwrap();
+        assert!(matches!(f.store.read_or_lease(f.token, before).await.unwrap(), Lookup::Copy(_)));
+        assert!(matches!(f.store.read_or_lease(f.token, after).await.unwrap(), Lookup::Miss(Some(_))));
+    }
+
+    #[tokio::test]
     async fn what_is_no_session_or_anothers_is_removed() {
         let f = fixture("garbage").await;
         let other = SessionWithUser { token: TokenHash::of(b"other").unwrap().to_hex(), ..f.session() };
@@ -284,7 +302,7 @@ mod tests {
         let f = fixture("many").await;
         let tokens: Vec<_> = (0..1200u32).map(|n| TokenHash::of(&n.to_be_bytes()).unwrap()).collect();
         for token in &tokens {
-            f.store.read_or_lease(*token).await.unwrap();
+            f.store.read_or_lease(*token, 0).await.unwrap();
         }
         f.store.forget(&tokens).await.unwrap();
         assert_eq!(f.run(&["KEYS", "many:*"]).await, Value::Array(Vec::new()));
