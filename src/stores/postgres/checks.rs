@@ -12,6 +12,10 @@ use tokio::time::Instant;
 /// Findings that refuse service are asked again after this, so that a cure is noticed without a restart.
 const RECHECK: Duration = Duration::from_secs(30);
 
+/// Findings by which policies apply and hide nothing are believed for this long. Nothing else says when a policy is
+/// replaced by one that hides: `row_security = off` would, but makes such a role's every statement fail.
+const RECENT: Duration = Duration::from_secs(1);
+
 /// How often each of two connections is asked for its server process. A busy pooler may give both of them different
 /// ones by chance, but not each time.
 const ROUNDS: usize = 3;
@@ -114,7 +118,7 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The findings, and when they were made.
+/// The findings, and when the question began: they describe the database as it was then or later.
 #[derive(Clone)]
 struct Known {
     findings: Arc<Findings>,
@@ -126,21 +130,32 @@ pub(super) struct Checks {
     known: Mutex<Option<Known>>,
     asking: tokio::sync::Mutex<()>,
     recheck: Duration,
+    recent: Duration,
 }
 
 impl Default for Checks {
     fn default() -> Self {
-        Self { known: Mutex::default(), asking: tokio::sync::Mutex::default(), recheck: RECHECK }
+        Self { known: Mutex::default(), asking: tokio::sync::Mutex::default(), recheck: RECHECK, recent: RECENT }
     }
 }
 
 impl Checks {
-    /// The findings; asked if there are none, or if they refuse service and are old enough to be doubted.
+    /// The findings; asked if there are none, or if they are of a kind that ages and are old enough to be doubted.
     pub(super) async fn findings(&self, pool: &Pool) -> Result<Arc<Findings>> {
-        self.ask_unless(pool, |known| !known.findings.refuses() || known.asked_at.elapsed() < self.recheck).await
+        let still_good = |known: &Known| match (known.findings.refuses(), known.findings.policies_apply) {
+            (true, _) => known.asked_at.elapsed() < self.recheck,
+            (false, true) => known.asked_at.elapsed() < self.recent,
+            (false, false) => true,
+        };
+        self.ask_unless(pool, still_good).await
     }
 
-    /// The findings after an answer that contradicts them; asked if they are old enough to be doubted.
+    /// The findings of a question that began after `moment`.
+    pub(super) async fn findings_after(&self, pool: &Pool, moment: Instant) -> Result<Arc<Findings>> {
+        self.ask_unless(pool, |known| known.asked_at > moment).await
+    }
+
+    /// The findings after something that contradicts them; asked if they are old enough to be doubted.
     pub(super) async fn doubt(&self, pool: &Pool) -> Result<Arc<Findings>> {
         self.ask_unless(pool, |known| known.asked_at.elapsed() < self.recheck).await
     }
@@ -154,11 +169,12 @@ impl Checks {
         if let Some(findings) = good() {
             return Ok(findings);
         }
+        let asked_at = Instant::now();
         // The listener has no deadline above it, and whoever asks here keeps all others waiting.
         let answer = tokio::time::timeout(STATEMENT_LIMIT, ask(pool)).await;
         let late = |_| Error::Timeout { server: Arc::clone(pool.server()), after: STATEMENT_LIMIT };
         let findings = Arc::new(answer.map_err(late)??);
-        let known = Known { findings: Arc::clone(&findings), asked_at: Instant::now() };
+        let known = Known { findings: Arc::clone(&findings), asked_at };
         let before = self.known.lock().unwrap_or_else(PoisonError::into_inner).replace(known);
         let before = before.map(|known| known.findings).unwrap_or_default();
         findings.log(pool.server(), &before);
@@ -379,6 +395,47 @@ mod tests {
         database.run("CREATE POLICY fence ON platform.user_sessions AS RESTRICTIVE USING (user_agent IS NULL)").await;
         let postgres = open_as(&database, role.url.clone());
         assert_eq!(refusals(&postgres).await.len(), 5);
+    }
+
+    /// A store of a role whom a policy shows all rows, and which a session of `t` and one of `u` have convinced of it.
+    async fn convinced(database: &TestDatabase, recent: Duration) -> (Postgres, String) {
+        let user = database.user("a@x.io").await;
+        for name in ["t", "u"] {
+            database.session(&user, name, "now() + interval '1 hour'").await;
+        }
+        let role = database.role().await;
+        database.run_named("CREATE POLICY all_rows ON platform.user_sessions TO {role} USING (true)", &role.name).await;
+        let mut postgres = open_as(database, role.url);
+        Arc::get_mut(&mut postgres.shared).unwrap().checks.recent = recent;
+        assert!(postgres.find(token("t")).await.unwrap().is_some());
+        assert_eq!(postgres.delete(Which::Token(token("none"))).await.unwrap().rows, 0);
+        (postgres, user)
+    }
+
+    #[tokio::test]
+    async fn an_empty_answer_is_not_believed_after_a_policy_was_replaced_by_one_that_hides() {
+        let database = TestDatabase::create(true).await;
+        let (mut postgres, _) = convinced(&database, Duration::from_secs(3600)).await;
+        for hides in ["user_agent IS NOT NULL", "false"] {
+            database.run(&format!("ALTER POLICY all_rows ON platform.user_sessions USING ({hides})")).await;
+            assert_eq!(refusals(&postgres).await.len(), 5, "{hides}");
+            database.run("ALTER POLICY all_rows ON platform.user_sessions USING (true)").await;
+            assert!(postgres.find(token("t")).await.unwrap().is_some());
+        }
+        recheck_after(&mut postgres, RECHECK);
+        database.run("ALTER POLICY all_rows ON platform.user_sessions USING (false)").await;
+        let Err(error) = postgres.delete(Which::Token(token("t"))).await else { panic!("deleted nothing") };
+        assert_eq!(error.code(), "ERR_SESSION_STORE");
+    }
+
+    #[tokio::test]
+    async fn findings_by_which_policies_hide_nothing_age_because_a_policy_may_come_to_hide_some_rows() {
+        let database = TestDatabase::create(true).await;
+        let (postgres, user) = convinced(&database, Duration::ZERO).await;
+        let shown = token("t").to_hex();
+        database.run(&format!("ALTER POLICY all_rows ON platform.user_sessions USING (token = '{shown}')")).await;
+        let Err(error) = postgres.delete(Which::User(&user)).await else { panic!("deleted some") };
+        assert_eq!(error.code(), "ERR_SESSION_STORE");
     }
 
     #[tokio::test]

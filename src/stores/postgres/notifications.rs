@@ -1,15 +1,18 @@
 //! What other processes, and whoever else notifies, tell this one to forget.
 //!
 //! A listener knows that it was cut off when its connection says so. A connection that dies without a word (a cable,
-//! a firewall, a server that stands still) is not noticed here: that takes a probe that travels the whole way.
+//! a firewall, a server that stands still) is noticed by a probe: silence is believed only for a moment.
 
 use super::Postgres;
 use super::errors::translate;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::keys::TokenHash;
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::Row;
+use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// The channel of NOTIFY. A payload that is no SHA-256 in hex is somebody else's message.
 pub(super) const CHANNEL: &str = "studio_sessions";
@@ -19,6 +22,15 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 
 /// How long one attempt to connect may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// After this long a silence the connection is asked for a sign of life.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// How long a sign of life may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Asks on the listener's connection whether it listens: if a pooler gave it another server process, it does not.
+const LISTENS: &str = "SELECT EXISTS (SELECT FROM pg_listening_channels() AS c WHERE c = 'studio_sessions') AS listens";
 
 /// What a listener hears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +51,8 @@ impl Postgres {
         let mut pause = BACKOFF.0;
         loop {
             let mut connected = false;
-            let reason = match self.findings().await {
+            // What comes back after a loss may be something else, such as a pooler.
+            let reason = match self.shared.checks.doubt(&self.shared.pool).await {
                 Ok(findings) if findings.transaction_pooler => return,
                 Ok(_) => {
                     let life = self.listen_once(|event| {
@@ -75,22 +88,64 @@ impl Postgres {
             .idle_timeout(None)
             .connect_lazy_with(self.shared.options.clone().application_name(&name));
         let fail = |error| translate(self.server(), error);
-        let connect = async {
-            let mut listener = PgListener::connect_with(&pool).await?;
-            // It would connect again without a word, and what was said meanwhile would be lost silently.
-            listener.eager_reconnect(false);
-            listener.listen(CHANNEL).await?;
-            Ok(listener)
-        };
-        let connected = tokio::time::timeout(CONNECT_LIMIT, connect).await;
+        let connected = timeout(CONNECT_LIMIT, Listener::connect(&pool)).await;
         let mut listener = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(fail)?;
+        let Some(listener) = &mut listener.0 else { return Ok(()) };
         on_event(Event::Connected);
-        while let Some(notification) = listener.try_recv().await.map_err(fail)? {
+        loop {
+            // The driver may be stopped while it waits here: it takes whole messages from its buffer or nothing.
+            let Ok(heard) = timeout(PROBE, listener.try_recv()).await else {
+                self.probe(listener).await?;
+                continue;
+            };
+            let Some(notification) = heard.map_err(fail)? else { return Ok(()) };
             if let Some(token) = TokenHash::from_hex(notification.payload()) {
                 on_event(Event::Forget(token));
             }
         }
-        Ok(())
+    }
+
+    /// A sign of life from the server's end of the connection. What is notified meanwhile is kept for `try_recv`.
+    async fn probe(&self, listener: &mut PgListener) -> Result<()> {
+        let late = |_| Error::Timeout { server: Arc::clone(self.server()), after: PROBE_LIMIT };
+        let answer = timeout(PROBE_LIMIT, sqlx::raw_sql(LISTENS).fetch_all(listener)).await.map_err(late)?;
+        let listens = answer.and_then(|rows| rows.first().map_or(Ok(false), |row| row.try_get("listens")));
+        if listens.map_err(|error| translate(self.server(), error))? {
+            return Ok(());
+        }
+        Err(Error::Connection { server: Arc::clone(self.server()), reason: "it no longer listens".into() })
+    }
+}
+
+/// The driver's listener, whose connection ends with it. `None` only while it is dropped.
+///
+/// By itself the driver's listener leaves a task behind when it is dropped, which sends `UNLISTEN` and waits for the
+/// answer without a limit: the connection would stay open for as long as the server stands still. The driver has no
+/// way to take the connection out of it before.
+struct Listener(Option<PgListener>);
+
+impl Listener {
+    async fn connect(pool: &PgPool) -> sqlx::Result<Self> {
+        let mut this = Self(Some(PgListener::connect_with(pool).await?));
+        if let Some(listener) = &mut this.0 {
+            // It would connect again without a word, and what was said meanwhile would be lost silently.
+            listener.eager_reconnect(false);
+            listener.listen(CHANNEL).await?;
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // The task goes to the current runtime. This one never runs it, but drops it at once, and the connection with
+        // it. It has no thread and no driver, so that nothing but memory is needed to make it.
+        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() {
+            let current = runtime.enter();
+            drop(self.0.take());
+            drop(current);
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -103,13 +158,18 @@ fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::postgres::testing::{TestDatabase, token};
+    use crate::stores::postgres::PostgresOptions;
+    use crate::stores::postgres::testing::{Proxy, TestDatabase, token};
     use crate::stores::{SessionRows, Which};
     use std::time::SystemTime;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
     const LISTENERS: &str =
         "FROM pg_stat_activity WHERE application_name LIKE '%:listener' AND datname = current_database()";
+
+    fn open(proxy: &Proxy) -> Postgres {
+        Postgres::new(PostgresOptions { url: proxy.url.clone(), pool_size: 1, statement_cache: true }).unwrap()
+    }
 
     fn listener(postgres: &Postgres) -> (UnboundedReceiver<Event>, tokio::task::JoinHandle<()>) {
         let (sender, receiver) = unbounded_channel();
@@ -170,16 +230,56 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_listener_that_hears_nothing_finds_out_whether_it_can() {
+        let database = TestDatabase::create(false).await;
+        let proxy = database.proxy().await;
+        let (mut events, task) = listener(&open(&proxy));
+        assert_eq!(next(&mut events).await, Event::Connected);
+        tokio::time::sleep(PROBE * 5 / 2).await;
+        assert!(events.try_recv().is_err(), "a probe is no event, and silence is no loss");
+        proxy.freeze();
+        assert_eq!(next(&mut events).await, Event::Lost);
+        proxy.thaw();
+        assert_eq!(next(&mut events).await, Event::Connected);
+        database.run(&format!("NOTIFY studio_sessions, '{}'", token("a").to_hex())).await;
+        assert_eq!(next(&mut events).await, Event::Forget(token("a")));
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_does_not_listen_is_no_listener() {
+        let database = TestDatabase::create(false).await;
+        let postgres = database.open(1);
+        let pool = PgPoolOptions::new().connect_lazy_with(postgres.shared.options.clone());
+        let mut listener = Listener::connect(&pool).await.unwrap();
+        let listener = listener.0.as_mut().unwrap();
+        postgres.probe(listener).await.unwrap();
+        database.run(&format!("NOTIFY studio_sessions, '{}'", token("a").to_hex())).await;
+        postgres.probe(listener).await.unwrap();
+        assert_eq!(listener.try_recv().await.unwrap().unwrap().payload(), token("a").to_hex());
+        listener.unlisten_all().await.unwrap();
+        assert_eq!(postgres.probe(listener).await.unwrap_err().code(), "ERR_CONNECTION");
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_is_dropped_leaves_no_connection_open_though_the_server_stands_still() {
+        let database = TestDatabase::create(false).await;
+        let proxy = database.proxy().await;
+        let (mut events, task) = listener(&open(&proxy));
+        assert_eq!(next(&mut events).await, Event::Connected);
+        proxy.until_clients(1).await;
+        proxy.freeze();
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        proxy.until_clients(0).await;
+    }
+
+    #[tokio::test]
     async fn a_listener_waits_for_a_server_that_is_away() {
         let database = TestDatabase::create(false).await;
         let proxy = database.proxy().await;
-        let postgres = database.open_with(crate::stores::postgres::PostgresOptions {
-            url: proxy.url.clone(),
-            pool_size: 1,
-            statement_cache: true,
-        });
         proxy.refuse(true);
-        let (mut events, task) = listener(&postgres);
+        let (mut events, task) = listener(&open(&proxy));
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(events.try_recv().is_err());
         proxy.refuse(false);

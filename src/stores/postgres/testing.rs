@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Row};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use url::Url;
@@ -173,6 +174,7 @@ impl Drop for TestDatabase {
 pub struct Proxy {
     pub url: String,
     state: Arc<watch::Sender<State>>,
+    clients: Arc<watch::Sender<usize>>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -191,26 +193,43 @@ impl Proxy {
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
         let state = Arc::new(watch::Sender::new(State::Open));
-        let shared = Arc::clone(&state);
+        let clients = Arc::new(watch::Sender::new(0));
+        let (shared, counted) = (Arc::clone(&state), Arc::clone(&clients));
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(Self::carry(client, server.clone(), shared.subscribe()));
+                let carried = Self::carry(client, server.clone(), shared.subscribe());
+                let counted = Arc::clone(&counted);
+                counted.send_modify(|clients| *clients += 1);
+                tokio::spawn(async move {
+                    carried.await;
+                    counted.send_modify(|clients| *clients -= 1);
+                });
             }
         });
-        Self { url: url.into(), state, accepting }
+        Self { url: url.into(), state, clients, accepting }
     }
 
     async fn carry(mut client: TcpStream, server: (String, u16), mut state: watch::Receiver<State>) {
         let mut server = TcpStream::connect(server).await.unwrap();
+        let mut held = Vec::new();
         loop {
             let now = *state.borrow_and_update();
             match now {
                 State::Refusing => return,
-                State::Frozen => drop(state.changed().await),
-                State::Open => tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
+                // The kernel goes on for a stopped process: it takes what is sent, and sees the client's end.
+                State::Frozen => tokio::select! {
+                    read = client.read_buf(&mut held) => if !matches!(read, Ok(1..)) { return },
                     _ = state.changed() => {}
                 },
+                State::Open => {
+                    if server.write_all(&std::mem::take(&mut held)).await.is_err() {
+                        return;
+                    }
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
+                        _ = state.changed() => {}
+                    }
+                }
             }
         }
     }
@@ -221,6 +240,13 @@ impl Proxy {
 
     pub fn thaw(&self) {
         self.state.send_replace(State::Open);
+    }
+
+    /// Waits until so many connections are open, seen from the server.
+    pub async fn until_clients(&self, expected: usize) {
+        let mut clients = self.clients.subscribe();
+        let seen = tokio::time::timeout(Duration::from_secs(1), clients.wait_for(|now| *now == expected)).await;
+        assert!(seen.is_ok(), "{} connections stay open instead of {expected}", *self.clients.borrow());
     }
 
     pub fn refuse(&self, refuse: bool) {
