@@ -16,6 +16,7 @@ use crate::config::{MAX_TTL, REDIS_SHARE_OF_VALIDATION};
 use crate::error::{Error, Result};
 use crate::keys::TokenHash;
 use crate::metrics::{SessionCounters, SessionMetrics, count};
+use crate::resilience::breaker::State;
 use crate::resilience::guard::Guard;
 use crate::resilience::single_flight::{Flight, Joined, SingleFlight};
 use crate::session::SessionWithUser;
@@ -169,7 +170,9 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     /// Asks Redis, unless it is switched off, away, or not to be trusted yet.
     async fn look_up(&self, token: TokenHash) -> Option<Lookup> {
         let redis = self.copies.as_ref().filter(|_| self.enabled.load(Relaxed) && self.memory.undelivered.none())?;
-        let after = self.memory.missed.until()?;
+        // A breaker that is still open closes the other way to an answer: better an old copy than a user who is turned away.
+        let postgres_answers = self.rows.as_ref().is_some_and(|rows| rows.guard.state() == State::Closed);
+        let after = if postgres_answers { self.memory.missed.until()? } else { 0 };
         match redis.guard.run(REDIS_SHARE_OF_VALIDATION, redis.store.read_or_lease(token, after)).await {
             Ok(lookup) => Some(lookup),
             Err(error) => {

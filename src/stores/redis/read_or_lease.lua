@@ -7,6 +7,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local found = redis.pcall('HMGET', KEYS[1], 'version', 'run', 'end', 'session', 'lease', 't0')
 if found.err then -- Not a hash: not ours. It is replaced.
+  redis.call('DEL', KEYS[1])
   found = {}
 end
 local ends, t0 = tonumber(found[3] or nil), tonumber(found[6] or nil)
@@ -17,7 +18,8 @@ if found[5] and found[2] and found[6] then -- A lease stands; whoever comes late
   return {0, found[5], found[2], found[6]}
 end
 t0 = string.format('%.0f', now)
-redis.call('DEL', KEYS[1])
+-- HSET comes first: once a script has written, Redis lets it go on beyond maxmemory.
 redis.call('HSET', KEYS[1], 'lease', ARGV[3], 'run', ARGV[2], 't0', t0)
+redis.call('HDEL', KEYS[1], 'version', 'end', 'session')
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {0, ARGV[3], ARGV[2], t0}

@@ -1,0 +1,137 @@
+'use strict';
+
+// Postgres goes away: who is cached goes on, who is not is told that the store cannot answer, and never "nobody". The
+// cases run side by side, each with a Postgres, a Redis and a process of its own.
+
+const { startRedis, startPostgres, sleep, until } = require('./helpers/servers.js');
+const { Database } = require('./helpers/database.js');
+const { actor, warmUp, cached, kept } = require('./fixtures/faults/cast.js');
+const { report, summary } = require('./fixtures/faults/figures.js');
+
+/** The deadline of a statement, and something for a busy machine. */
+const DEADLINE_MS = 5000 + 1000;
+/** The breaker stays open for 30 to 36 s, and perhaps once more after a probe in the last moment of the fault. */
+const RECOVERY_MS = 90_000;
+
+const WAYS = {
+  'stopped (SIGSTOP)': { fault: (server) => server.freeze(), cure: (server) => server.thaw() },
+  killed: { fault: (server) => server.kill(), cure: (server) => server.restart() },
+};
+
+/** Servers, a process, and a session that is cached beside some that are not. */
+async function scene() {
+  // What is committed must survive the server's being killed.
+  const settings = { synchronous_commit: 'on' };
+  const [redis, postgres] = await Promise.all([startRedis(), startPostgres({ settings })]);
+  const database = new Database(postgres.url);
+  const one = await actor({ redis, postgres });
+  await warmUp(database, one);
+  const sessions = [];
+  for (const name of ['known', 'given', 'other', 'missed'])
+    sessions.push({ name, ...(await database.createSession()) });
+  const named = Object.fromEntries(sessions.map((session) => [session.name, session]));
+  for (const session of [named.known, named.given, named.other]) await cached(redis, one, session);
+  const validate = ({ token }) => one.call('timed', 'validateSessionWithCache', token);
+  return { redis, postgres, database, one, validate, ...named };
+}
+
+const UNANSWERED = { code: 'ERR_SESSION_STORE' };
+
+test.concurrent.each(Object.keys(WAYS))(
+  'Postgres %s: cached sessions go on, a miss rejects, a revocation rejects and forgets, and all recovers',
+  async (way) => {
+    const { fault, cure } = WAYS[way];
+    const { redis, postgres, database, one, validate, known, given, other, missed } = await scene();
+    await fault(postgres);
+
+    for (let call = 0; call < 50; call += 1) expect((await validate(known)).value).toMatchObject({ id: known.id });
+    const miss = await validate(missed);
+    expect(miss).toMatchObject(UNANSWERED);
+    expect(miss.ms).toBeLessThan(DEADLINE_MS);
+    // A stranger is not known to be nobody, as long as nobody can say so.
+    expect(await validate({ token: 'stranger' })).toMatchObject(UNANSWERED);
+
+    const revocation = await one.call('timed', 'revokeSessionWithCache', given.id, given.token);
+    expect(revocation).toMatchObject(UNANSWERED);
+    expect(revocation.ms).toBeLessThan(2 * DEADLINE_MS);
+    expect(await kept(redis, given)).not.toBe('copy');
+    expect(await validate(given)).toMatchObject(UNANSWERED);
+    // Nothing names the token of this one, so that its copy stays: the revocation is not known to have happened.
+    expect(await one.call('timed', 'revokeSessionWithCache', other.id)).toMatchObject(UNANSWERED);
+    expect((await validate(known)).value).toMatchObject({ id: known.id });
+
+    redis.freeze();
+    const both = await validate(known);
+    expect(both).toMatchObject(UNANSWERED);
+    expect(both.ms).toBeLessThan(250 + DEADLINE_MS);
+    redis.thaw();
+    report(`Postgres ${way}`, {
+      'a miss rejects after': `${Math.round(miss.ms)} ms`,
+      'with Redis frozen too': `${Math.round(both.ms)} ms`,
+    });
+
+    await cure(postgres);
+    await until(async () => (await validate(missed)).value?.id === missed.id, {
+      what: 'recovery',
+      deadlineMs: RECOVERY_MS,
+    });
+    expect((await validate(known)).value).toMatchObject({ id: known.id });
+    expect(await one.call('revokeSessionWithCache', other.id)).toBe(true);
+    expect((await validate(other)).value).toBeNull();
+    // A deletion that was sent to the stopped server may have been executed when it woke up: then the repetition says
+    // that there is nothing left.
+    const repeated = await one.call('revokeSessionWithCache', given.id, given.token);
+    expect(typeof repeated).toBe('boolean');
+    expect((await validate(given)).value).toBeNull();
+    expect(await database.sessionExists(given.id)).toBe(false);
+    await one.kill();
+    await database.end();
+  },
+  240_000,
+);
+
+test.concurrent(
+  'Postgres away at 100 misses a second: the breaker opens, misses reject at once, cached go on, and it closes again',
+  async () => {
+    const { postgres, database, one, known } = await scene();
+    const missing = Array.from({ length: 50 }, (_, number) => `missing ${number}`);
+    const breakerIs = async (state) => (await one.call('getBreakerState')).postgres === state;
+    await postgres.kill();
+    const answers = [];
+    const ask = async () => {
+      answers.push(...(await one.call('validateAll', missing)));
+      expect(await one.call('validateAll', [known.token, known.token])).toEqual([known.id, known.id]);
+      await sleep(500);
+    };
+    await until(async () => (await ask(), breakerIs('open')), {
+      what: 'the opening of the breaker',
+      deadlineMs: 30_000,
+    });
+    const waits = [];
+    for (let call = 0; call < 20; call += 1) {
+      const rejected = await one.call('timed', 'validateSessionWithCache', `missing ${call}`);
+      expect(rejected).toMatchObject(UNANSWERED);
+      waits.push(rejected.ms);
+    }
+    report('misses behind an open breaker', { wait: summary(waits) });
+    expect(summary(waits).p50).toBeLessThan(500);
+    await postgres.restart();
+    const [session] = await database.createSessions(1);
+    const recovered = async () => {
+      const [answer, stranger, cachedOne] = await one.call('validateAll', [session.token, 'missing 1', known.token]);
+      expect(cachedOne).toBe(known.id);
+      answers.push(stranger === null && answer === session.id ? UNANSWERED.code : stranger);
+      return answer === session.id;
+    };
+    await until(async () => (await recovered()) && breakerIs('closed'), {
+      what: 'recovery',
+      deadlineMs: RECOVERY_MS,
+      everyMs: 200,
+    });
+    // Never "nobody" while it was away.
+    expect(new Set(answers)).toEqual(new Set([UNANSWERED.code]));
+    await one.kill();
+    await database.end();
+  },
+  240_000,
+);
