@@ -84,4 +84,26 @@ if (pgbouncer) {
       await pooler.stop();
     }
   });
+
+  test('a pooler that is busy is recognised as one each time: to listen behind it would break statements of others', async () => {
+    const pooler = await startPgbouncer(postgres, { size: 2 });
+    try {
+      const env = { DATABASE_STATEMENT_CACHE: 'false' };
+      const start = () => actor({ redis: null, postgres: pooler, env });
+      const [one, ...busy] = await Promise.all([start(), start(), start()]);
+      const entries = (await database.createSessions(200)).map(({ id, token }) => ({ id, token }));
+      for (const each of busy) await each.call('startTraffic', { entries, perSecond: 800 });
+      const times = 60;
+      for (let time = 0; time < times; time += 1) {
+        expect(await one.call('validateSessionWithCache', entries[time].token)).toMatchObject({ id: entries[time].id });
+        // The next call opens a new engine, which looks again.
+        await one.call('shutdown');
+      }
+      expect(one.stderr.match(/A transaction pooler answers/g)).toHaveLength(times);
+      for (const each of busy) expect(await each.call('stopTraffic')).toMatchObject({ failed: 0, wrong: [] });
+    } finally {
+      await endProcesses();
+      await pooler.stop();
+    }
+  });
 }

@@ -7,7 +7,7 @@ const { startRedis, startPostgres, until } = require('./helpers/servers.js');
 const { endProcesses } = require('./helpers/process.js');
 const { Database } = require('./helpers/database.js');
 const { tapPostgres, tapRedis } = require('./fixtures/faults/taps.js');
-const { actor, warmUp, listening, kept, keeps, cached } = require('./fixtures/faults/cast.js');
+const { actor, warmUp, listening, kept, cached } = require('./fixtures/faults/cast.js');
 
 /** Longer than the breaker may stay open: refusals of a replica count as an outage. */
 const DELIVERY = { deadlineMs: 45_000, what: 'the delivery of the revocation' };
@@ -264,29 +264,3 @@ test.each(Object.keys(WAYS))(
     expect(await validate(one, session)).toBeNull();
   },
 );
-
-// -- News by Postgres alone ------------------------------------------------------------------------------------------
-
-const NEWS = {
-  'revokeSessionWithCache with the token': ['revokeSessionWithCache', ({ id, token }) => [id, token]],
-  'revokeSessionWithCache without the token': ['revokeSessionWithCache', ({ id }) => [id]],
-  revokeSessionByToken: ['revokeSessionByToken', ({ token }) => [token]],
-  revokeAllUserSessionsWithCache: ['revokeAllUserSessionsWithCache', ({ userId }) => [userId]],
-  revokeOtherSessions: ['revokeOtherSessions', ({ userId }, stays) => [userId, stays.id]],
-  rotateSession: ['rotateSession', ({ token }) => [token, `${token}-new`, new Date(Date.now() + 3_600_000)]],
-  invalidateUserSessions: ['invalidateUserSessions', ({ userId }) => [userId]],
-};
-
-test.each(Object.keys(NEWS))('%s tells a listening process, also where the revoker has no Redis', async (way) => {
-  const [method, args] = NEWS[way];
-  const [revoker, listener] = await Promise.all([actor({ redis: null, postgres }), actor({ redis, postgres })]);
-  await warmUp(database, revoker, listener);
-  await listening(database, 2);
-  const session = await database.createSession();
-  const stays = await database.createSession({ user: session.user });
-  await cached(redis, listener, session);
-  expect(await revoker.call(method, ...args(session, stays))).toBeTruthy();
-  await keeps(redis, session, 'nothing', { deadlineMs: 1000, everyMs: 1 });
-  const ended = !method.startsWith('invalidate');
-  expect(await validate(listener, session)).toEqual(ended ? null : expect.objectContaining({ id: session.id }));
-});
