@@ -105,5 +105,5 @@ if (pgbouncer) {
       await endProcesses();
       await pooler.stop();
     }
-  });
+  }, 120_000);
 }
