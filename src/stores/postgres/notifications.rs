@@ -46,7 +46,8 @@ pub enum Event {
 impl Postgres {
     /// Listens until it is dropped, on a connection of its own, which is opened again whenever it is lost.
     ///
-    /// Returns only where nothing can be heard: behind a transaction pooler. The findings have said so.
+    /// Returns only where nothing can be heard: behind a transaction pooler, as the findings have said, and once it was
+    /// closed.
     pub async fn listen(&self, mut on_event: impl FnMut(Event) + Send) {
         let mut pause = BACKOFF.0;
         loop {
@@ -63,6 +64,9 @@ impl Postgres {
                 }
                 Err(error) => Some(error),
             };
+            if self.shared.pool.is_closed() {
+                return;
+            }
             if connected {
                 on_event(Event::Lost);
                 pause = BACKOFF.0;
@@ -272,6 +276,15 @@ mod tests {
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
         proxy.until_clients(0).await;
+    }
+
+    #[tokio::test]
+    async fn a_listener_of_a_closed_store_ends_without_a_word() {
+        let database = TestDatabase::create(false).await;
+        let postgres = database.open(1);
+        postgres.close().await;
+        let heard = |event| panic!("it heard {event:?}");
+        tokio::time::timeout(Duration::from_secs(10), postgres.listen(heard)).await.expect("it goes on");
     }
 
     #[tokio::test]

@@ -106,13 +106,17 @@ impl Pool {
         &self.server
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.permits.is_closed()
+    }
+
     fn closed(&self) -> Error {
         Error::Connection { server: Arc::clone(&self.server), reason: CLOSED.into() }
     }
 
     /// A connection of nobody, beside the pool.
     pub(super) async fn connect(&self) -> Result<PgConnection> {
-        if self.permits.is_closed() {
+        if self.is_closed() {
             return Err(self.closed());
         }
         self.options.connect().await.map_err(|error| translate(&self.server, error))
