@@ -18,7 +18,7 @@ test: ## run every check (within 20 minutes on two cores)
 soak: ## run every check with full counts, and the mutants
 	@SOAK=1 node scripts/test.mjs
 
-bench: ## measure against pg alone and against a plain cache-aside on ioredis and pg
+bench: ## measure sessions against pg and a plain cache-aside, and commands against other Redis clients
 	@node scripts/prepare.mjs --build
 	@node __test__/bench/run.mjs
 

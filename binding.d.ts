@@ -9,11 +9,17 @@
  */
 export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
 
-/** Hands over `process.env`, the error classes and `JSON.parse` of the realm that loads this package. */
-export declare function attach(realm: unknown): void
+/**
+ * Takes over `process.env`, the error classes, `JSON.parse` and promises of the realm that loads this package, and gives
+ * the class of clients.
+ */
+export declare function attach(realm: unknown): unknown
 
 /** True if Redis answers a `PING`; false also where `REDIS_URL` is not set. */
 export declare function checkRedisHealth(): unknown
+
+/** Closes the client of `REDIS_URL`. */
+export declare function closeRedisClient(): unknown
 
 /** Changes the switches of the session cache while it runs. */
 export declare function configureSessionCache(options: unknown): unknown
@@ -21,8 +27,8 @@ export declare function configureSessionCache(options: unknown): unknown
 /** The breakers of `REDIS_URL` and `DATABASE_URL`. */
 export declare function getBreakerState(): unknown
 
-/** The connections of the pool. */
-export declare function getRedisPoolStats(): unknown
+/** The client of `REDIS_URL`; `null` if that is not set. */
+export declare function getRedisClient(): unknown
 
 /** What the session cache has done since it was opened or reset. */
 export declare function getSessionCacheMetrics(): unknown
@@ -33,14 +39,11 @@ export declare function invalidateSessionCache(token: unknown): unknown
 /** Forgets the copies of all sessions of a user, without ending them. */
 export declare function invalidateUserSessions(userId: unknown): unknown
 
-/** True if `REDIS_URL` is set. */
-export declare function isRedisConfigured(): unknown
+/** Ends what `onBreakerChange` began. */
+export declare function offBreakerChange(handler: unknown): unknown
 
-/** One command: an array of its name and its arguments, which are strings, numbers and Buffers. */
-export declare function redisCommand(command: unknown): unknown
-
-/** `SET`, with `EX` if `expirationSeconds` is more than zero. */
-export declare function redisSet(key: unknown, value: unknown, expirationSeconds: unknown): unknown
+/** Calls a function at each change of a breaker; gives a number by which that is ended. */
+export declare function onBreakerChange(handler: unknown): unknown
 
 /** Sets the counters of the session cache to zero. */
 export declare function resetSessionCacheMetrics(): unknown

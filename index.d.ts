@@ -27,6 +27,8 @@ export type RedisNativeErrorCode =
   | 'ERR_CONNECTION'
   /** The server answered with an error; see `reply`. */
   | 'ERR_REPLY'
+  /** This client was closed. */
+  | 'ERR_CLOSED'
   /** Neither cache nor Postgres could answer. It never means "not logged in"; see `cause`. */
   | 'ERR_SESSION_STORE'
   /** A bug in this package. */
@@ -162,42 +164,253 @@ export function configureSessionCache(options: SessionCacheOptions): void;
 /** What a Redis command takes: text, a number as JavaScript writes it, or bytes. */
 export type RedisArgument = string | number | Uint8Array;
 
+/** How many connections a pool may have, by the plan of the project that it is for. */
+export declare const Tier: {
+  /** 2 to 5 connections. */
+  readonly FREE: 'free';
+  /** 5 to 10 connections. */
+  readonly STARTER: 'starter';
+  /** 10 to 50 connections. */
+  readonly PRO: 'pro';
+  /** 20 to 100 connections. */
+  readonly ENTERPRISE: 'enterprise';
+};
+export type Tier = (typeof Tier)[keyof typeof Tier];
+
+/** Which server a client is for, and how many connections it may have. */
+export interface ConnectionOptions {
+  /** `redis://`, `valkey://` or `unix:`, with percent-encoded credentials, and the database as `/3` or `?db=3`. */
+  connectionString: string;
+  /** Default `'free'`. */
+  tier?: Tier;
+  /** Instead of the tier's sizes: whole numbers from 1 to 1000. */
+  config?: { minPoolSize?: number; maxPoolSize?: number };
+}
+
+/** Field and value of each entry of a hash, or key and value of several keys. */
+export type RedisRecord = Record<string, RedisArgument>;
+
+/** The end of a range of scores: a number, infinity included, or Redis' own way to write one, such as `'(1'`. */
+export type RedisScore = number | string;
+
+/** A subscription. It keeps the process alive until it ends: by `unsubscribe()`, `close()` or `shutdown()`. */
+export interface Subscription {
+  /** The channel or pattern. */
+  readonly channel: string;
+  /** Messages that were thrown away, because 1000 waited for the handler already. The first loss is logged, too. */
+  readonly dropped: number;
+  /** Ends it. No message is handed out from the call on. May be called more than once. */
+  unsubscribe(): Promise<void>;
+}
+
 /**
- * Redis at `REDIS_URL`. Each method is one command, with a deadline of 1000 ms.
+ * A client of one Redis server. It has no connection of its own: clients that agree in server, database and credentials
+ * share one pool, and all clients of a server share one breaker.
  *
- * Rejects with `ERR_TIMEOUT`, `ERR_CONNECTION`, `ERR_CIRCUIT_OPEN`, `ERR_OVERLOADED` or `ERR_REPLY`.
+ * Each method is one command of Redis, with a deadline of 1000 ms. Replies have the shapes of ioredis. Commands of one tick
+ * leave together and are executed in their order; beyond a tick, `await` what has to come first. A command is sent a
+ * second time only if it never left, or if it only reads and its connection was lost.
+ *
+ * Rejects with `ERR_TIMEOUT`, `ERR_CONNECTION`, `ERR_CIRCUIT_OPEN`, `ERR_OVERLOADED`, `ERR_REPLY` or `ERR_CLOSED`.
  */
-export interface RedisClient {
-  /** Resolves with `PONG`. */
-  ping(): Promise<string>;
+export declare class RedisClientWrapper {
+  /** The same as {@link createRedisClient}. A third argument, which Studio used to pass, is accepted and not used. */
+  constructor(projectId: string, options: ConnectionOptions, connectionManager?: unknown);
+
   /** The value of a key, or `null`. */
   get(key: RedisArgument): Promise<string | null>;
   /** Resolves with `OK`. Without `expirationSeconds`, or with `0`, the key does not expire. */
-  set(key: RedisArgument, value: RedisArgument, expirationSeconds?: number): Promise<string>;
+  set(key: RedisArgument, value: RedisArgument, expirationSeconds?: number): Promise<'OK'>;
   /** Removes keys and resolves with the number of those that were there. */
   del(...keys: RedisArgument[]): Promise<number>;
+  /** How many of the keys are there; a key that is named twice counts twice. */
+  exists(...keys: RedisArgument[]): Promise<number>;
+  /** The values of keys, `null` for what is not there or no string. */
+  mget(...keys: RedisArgument[]): Promise<(string | null)[]>;
+  /** Sets several keys at once. */
+  mset(record: RedisRecord): Promise<'OK'>;
+  incr(key: RedisArgument): Promise<number>;
+  incrby(key: RedisArgument, increment: number | string): Promise<number>;
+  decr(key: RedisArgument): Promise<number>;
+  decrby(key: RedisArgument, decrement: number | string): Promise<number>;
+
+  /** `1` if the key is there and will now expire, else `0`. */
+  expire(key: RedisArgument, seconds: number | string): Promise<number>;
+  /** Seconds until a key expires; `-1` if it does not, `-2` if it is not there. */
+  ttl(key: RedisArgument): Promise<number>;
+  /** One step through the keys: the cursor of the next step, `'0'` after the last, and some keys. */
+  scan(cursor: number | string, pattern?: string, count?: number): Promise<[cursor: string, keys: string[]]>;
+  /** Every key that matches, at once. The server does nothing else meanwhile; {@link scanIterator} is kinder. */
+  keys(pattern: string): Promise<string[]>;
+  /** Every key that matches, a few at a time. A key may come more than once. `count` is a hint for the size of a step. */
+  scanIterator(pattern?: string, count?: number): AsyncGenerator<string, void, void>;
+
+  /** How many fields are new. */
+  hset(key: RedisArgument, field: RedisArgument, value: RedisArgument): Promise<number>;
+  hset(key: RedisArgument, record: RedisRecord): Promise<number>;
+  hget(key: RedisArgument, field: RedisArgument): Promise<string | null>;
+  /** All fields and values; `{}` if the key is not there. */
+  hgetall(key: RedisArgument): Promise<Record<string, string>>;
+  hdel(key: RedisArgument, ...fields: RedisArgument[]): Promise<number>;
+  hexists(key: RedisArgument, field: RedisArgument): Promise<number>;
+
+  /** The length of the list after it. */
+  lpush(key: RedisArgument, ...values: RedisArgument[]): Promise<number>;
+  /** The length of the list after it. */
+  rpush(key: RedisArgument, ...values: RedisArgument[]): Promise<number>;
+  lpop(key: RedisArgument): Promise<string | null>;
+  rpop(key: RedisArgument): Promise<string | null>;
+  /** From `start` to `stop`, both included; negative ones count from the end. */
+  lrange(key: RedisArgument, start: number | string, stop: number | string): Promise<string[]>;
+  llen(key: RedisArgument): Promise<number>;
+  /**
+   * Waits for an element, on a connection of its own; `null` after `timeoutSeconds`, which may be a fraction. `0` waits for
+   * ever. `close()` and `shutdown()` end it with `ERR_CLOSED`.
+   */
+  blpop(key: RedisArgument, timeoutSeconds: number): Promise<[key: string, value: string] | null>;
+  /** Like {@link blpop}, from the other end. */
+  brpop(key: RedisArgument, timeoutSeconds: number): Promise<[key: string, value: string] | null>;
+
+  sadd(key: RedisArgument, ...members: RedisArgument[]): Promise<number>;
+  srem(key: RedisArgument, ...members: RedisArgument[]): Promise<number>;
+  smembers(key: RedisArgument): Promise<string[]>;
+  sismember(key: RedisArgument, member: RedisArgument): Promise<number>;
+
+  /** Score and member by turns, after options such as `'NX'`; with `'INCR'` the new score. */
+  zadd(key: RedisArgument, ...scoreMember: RedisArgument[]): Promise<number | string | null>;
+  /** Members by rank; with scores: member and score by turns. */
+  zrange(
+    key: RedisArgument,
+    start: RedisScore,
+    stop: RedisScore,
+    withScores?: boolean | 'WITHSCORES',
+  ): Promise<string[]>;
+  /** Members by score; with scores: member and score by turns. */
+  zrangebyscore(
+    key: RedisArgument,
+    min: RedisScore,
+    max: RedisScore,
+    withScores?: boolean | 'WITHSCORES',
+  ): Promise<string[]>;
+  zremrangebyscore(key: RedisArgument, min: RedisScore, max: RedisScore): Promise<number>;
+  zcard(key: RedisArgument): Promise<number>;
+  zrem(key: RedisArgument, ...members: RedisArgument[]): Promise<number>;
+  /** The score as Redis writes it, or `null`. */
+  zscore(key: RedisArgument, member: RedisArgument): Promise<string | null>;
+
+  /** How many subscribers of the server got the message. */
+  publish(channel: RedisArgument, message: RedisArgument): Promise<number>;
+  /**
+   * Calls `handler` for each message of a channel, in their order, once the server has confirmed. Survives reconnects; what is
+   * published while the server is not reached is lost, as always with Redis. What a handler throws is logged.
+   */
+  subscribe(channel: string, handler: (message: string, channel: string) => void): Promise<Subscription>;
+  /** Like {@link subscribe}, for every channel that matches a pattern such as `news.*`. */
+  psubscribe(
+    pattern: string,
+    handler: (message: string, channel: string, pattern: string) => void,
+  ): Promise<Subscription>;
+
+  /** Runs a Lua script. It travels as its SHA-1, and whole where the server does not know it yet. */
+  eval(script: string, keys: readonly RedisArgument[], args: readonly RedisArgument[]): Promise<unknown>;
+
+  /** Commands that go out as one write. Others may be executed between them. */
+  pipeline(): RedisBatch;
+  /** Commands that are executed as one transaction. */
+  multi(): RedisBatch;
+
+  /**
+   * Any other command. What changes the state of a connection, which is shared, is refused with `ERR_INVALID_ARG`; what
+   * blocks gets a connection of its own.
+   */
+  call(command: string, ...args: RedisArgument[]): Promise<unknown>;
+  /** Like {@link call}, with a `Buffer` for each string of the reply. */
+  callBuffer(command: string, ...args: RedisArgument[]): Promise<unknown>;
+
+  /** Resolves with `PONG`. */
+  ping(): Promise<string>;
   /** The server's report, or one section of it. */
   info(section?: string): Promise<string>;
   /** The number of keys. */
   dbsize(): Promise<number>;
+  /** Parameters that match, name and value by turns. */
+  config(action: 'GET', parameter: string): Promise<string[]>;
+  config(action: 'SET', parameter: string, value: RedisArgument): Promise<'OK'>;
+  /** Removes every key of the database. */
+  flushdb(): Promise<'OK'>;
+  /** Removes every key of the server. */
+  flushall(): Promise<'OK'>;
+
+  /**
+   * Ends this client for good: its subscriptions and blocking commands end, later calls reject with `ERR_CLOSED`. The last
+   * client of a pool ends the pool, and with it what is unanswered there.
+   */
+  close(): Promise<void>;
   /** True if the server answers a PING. Never rejects because it is away. */
   healthCheck(): Promise<boolean>;
-  /** Connections at this moment. */
+  /** The connections of this client's pool at this moment. */
   getPoolStats(): PoolStats;
+  /** The breaker of this client's server. */
+  getBreakerState(): BreakerState;
 }
 
-/** Connections at one moment. */
+/**
+ * Commands that travel together: `client.pipeline().incr('a').get('b').exec()`. At most 10,000. A wrong argument throws at the
+ * method that it is given to.
+ */
+export interface RedisBatch extends RedisBatchCommands {
+  /** How many commands there are. */
+  readonly length: number;
+  /**
+   * Sends them; once. Each command has its error or its reply, in order. Rejects as a whole, like a single command, if the
+   * server does not answer; a transaction also with `ERR_REPLY` (`EXECABORT`) if one of its commands cannot be queued.
+   */
+  exec(): Promise<[error: RedisNativeError | null, reply: unknown][]>;
+}
+
+type RedisCommandName = Exclude<
+  keyof RedisClientWrapper,
+  | 'scanIterator'
+  | 'blpop'
+  | 'brpop'
+  | 'subscribe'
+  | 'psubscribe'
+  | 'pipeline'
+  | 'multi'
+  | 'callBuffer'
+  | 'close'
+  | 'healthCheck'
+  | 'getPoolStats'
+  | 'getBreakerState'
+>;
+
+/** The commands of {@link RedisClientWrapper} that a batch can have, with the same arguments. */
+export type RedisBatchCommands = {
+  [Name in RedisCommandName]: (...args: Parameters<RedisClientWrapper[Name]>) => RedisBatch;
+};
+
+/** Connections at one moment. On one connection many commands travel at once, so that nobody waits for a free one. */
 export interface PoolStats {
-  /** Open connections. */
+  /** Open connections: those of the pool, the one for sessions where it is of the same server, and those that block or listen. */
   size: number;
-  /** Open connections that have answered everything. */
+  /** Open connections of the pool that have answered everything. */
   available: number;
   /** Commands that wait for an answer. */
   pending: number;
 }
 
-/** The client for `REDIS_URL`; `null` if that is not set. */
-export function getRedisClient(): RedisClient | null;
+/**
+ * A client for any server. Making one connects nothing, the first command does.
+ *
+ * @param projectId Whose client it is; for people who read a log. It does not separate pools.
+ */
+export function createRedisClient(projectId: string, options: ConnectionOptions): RedisClientWrapper;
+
+/** The client for `REDIS_URL`, 2 to 10 connections, the same at each call; `null` if that is not set. */
+export function getRedisClient(): RedisClientWrapper | null;
+
+/** Closes the client of {@link getRedisClient}, which then makes a new one. Sessions are not affected. */
+export function closeRedisClient(): Promise<void>;
 
 /** True if the server at `REDIS_URL` answers a PING; `false` also if that is not set. */
 export function checkRedisHealth(): Promise<boolean>;
@@ -207,6 +420,20 @@ export type BreakerState = 'closed' | 'half-open' | 'open';
 
 /** The breakers of `REDIS_URL` and `DATABASE_URL`. A server that is not configured has a closed one. */
 export function getBreakerState(): { redis: BreakerState; postgres: BreakerState };
+
+/** A breaker that has changed its state. */
+export interface BreakerChange {
+  /** The kind of server, and where it is: `Redis at localhost:6379`, `Postgres at localhost:5432`. */
+  readonly server: string;
+  readonly state: BreakerState;
+}
+
+/**
+ * Calls `handler` at each change of any breaker of the process. It keeps nothing alive; what it throws is logged.
+ *
+ * @returns A function that ends it.
+ */
+export function onBreakerChange(handler: (change: BreakerChange) => void): () => void;
 
 /** One event of the log, with the fields of its own beside these. It holds no token and no password. */
 export interface LogLine {

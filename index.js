@@ -4,18 +4,24 @@
 // error classes of a worker or of Jest, and it spreads rest parameters, which native functions cannot have.
 const native = require('./binding.js');
 
-native.attach({ env: process.env, Error, TypeError, RangeError, parse: JSON.parse });
-
-const redis = Object.freeze({
-  ping: () => native.redisCommand(['PING']),
-  get: (key) => native.redisCommand(['GET', key]),
-  set: native.redisSet,
-  del: (...keys) => native.redisCommand(['DEL', ...keys]),
-  info: (...section) => native.redisCommand(['INFO', ...section]),
-  dbsize: () => native.redisCommand(['DBSIZE']),
-  healthCheck: native.checkRedisHealth,
-  getPoolStats: native.getRedisPoolStats,
+const done = Promise.resolve();
+const RedisClientWrapper = native.attach({
+  env: process.env,
+  Error,
+  TypeError,
+  RangeError,
+  parse: JSON.parse,
+  soon: (work) => void done.then(work),
 });
+
+RedisClientWrapper.prototype.scanIterator = async function* scanIterator(pattern, count) {
+  let [cursor, keys] = await this.scan('0', pattern, count);
+  yield* keys;
+  while (cursor !== '0') {
+    [cursor, keys] = await this.scan(cursor, pattern, count);
+    yield* keys;
+  }
+};
 
 // One statement each: that is what lets `import { shutdown }` work from ES modules.
 exports.validateSessionWithCache = native.validateSessionWithCache;
@@ -30,8 +36,16 @@ exports.invalidateUserSessions = native.invalidateUserSessions;
 exports.getSessionCacheMetrics = native.getSessionCacheMetrics;
 exports.resetSessionCacheMetrics = native.resetSessionCacheMetrics;
 exports.configureSessionCache = native.configureSessionCache;
-exports.getRedisClient = () => (native.isRedisConfigured() ? redis : null);
+exports.RedisClientWrapper = RedisClientWrapper;
+exports.Tier = Object.freeze({ FREE: 'free', STARTER: 'starter', PRO: 'pro', ENTERPRISE: 'enterprise' });
+exports.createRedisClient = (projectId, options) => new RedisClientWrapper(projectId, options);
+exports.getRedisClient = native.getRedisClient;
+exports.closeRedisClient = native.closeRedisClient;
 exports.checkRedisHealth = native.checkRedisHealth;
 exports.getBreakerState = native.getBreakerState;
+exports.onBreakerChange = (handler) => {
+  const number = native.onBreakerChange(handler);
+  return () => native.offBreakerChange(number);
+};
 exports.setLogHandler = native.setLogHandler;
 exports.shutdown = native.shutdown;

@@ -38,6 +38,20 @@ test('the example signs in, signs out and ends on SIGTERM', async () => {
   }
 });
 
+test('the example of the Redis client runs', async () => {
+  const [, example] = /```ts\n([\s\S]*?)```/.exec(readme);
+  const addon = require('..');
+  const code = example.replace('redis://localhost:6379', process.env.REDIS_URL);
+  const AsyncFunction = (async () => {}).constructor;
+  const lines = [];
+  await new AsyncFunction('createRedisClient', 'console', code)(addon.createRedisClient, { log: (...line) => lines.push(line) });
+  const redis = addon.createRedisClient('readme', { connectionString: process.env.REDIS_URL });
+  expect(await redis.get('greeting')).toBe('hello');
+  expect(await redis.ttl('greeting')).toBeGreaterThan(0);
+  expect(Number(await redis.get('greeted'))).toBeGreaterThan(0);
+  await redis.close();
+});
+
 test('every export can be imported by name from an ES module', () => {
   const names = Object.keys(require('..')).sort();
   const code = `import * as all from ${JSON.stringify(path.join(root, 'index.js'))};

@@ -1,7 +1,7 @@
 // Compiled with `tsc --strict`, never run: what the declarations accept, and what they refuse.
 
 import * as addon from '../index.js';
-import type { BreakerState, LogLine, PoolStats, RedisClient, RedisNativeError, Session, SessionCacheMetrics, SessionWithUser } from '../index.js';
+import type { BreakerState, LogLine, PoolStats, RedisClientWrapper, RedisNativeError, Session, SessionCacheMetrics, SessionWithUser } from '../index.js';
 
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
 const same = <A, B>(_: Same<A, B>): void => {};
@@ -17,7 +17,7 @@ same<ReturnType<typeof addon.rotateSession>, Promise<boolean>>(true);
 same<ReturnType<typeof addon.invalidateSessionCache>, Promise<void>>(true);
 same<ReturnType<typeof addon.invalidateUserSessions>, Promise<number>>(true);
 same<ReturnType<typeof addon.getSessionCacheMetrics>, SessionCacheMetrics>(true);
-same<ReturnType<typeof addon.getRedisClient>, RedisClient | null>(true);
+same<ReturnType<typeof addon.getRedisClient>, RedisClientWrapper | null>(true);
 same<ReturnType<typeof addon.checkRedisHealth>, Promise<boolean>>(true);
 same<ReturnType<typeof addon.getBreakerState>, { redis: BreakerState; postgres: BreakerState }>(true);
 same<BreakerState, 'closed' | 'half-open' | 'open'>(true);
@@ -44,7 +44,7 @@ export async function use(token: string): Promise<string> {
   return texts.join();
 }
 
-export async function redis(client: RedisClient): Promise<void> {
+export async function redis(client: RedisClientWrapper): Promise<void> {
   const stats: PoolStats = client.getPoolStats();
   const numbers: number[] = [stats.size, stats.available, stats.pending, await client.del('a', 'b'), await client.dbsize()];
   const texts: (string | null)[] = [await client.get('a'), await client.set('a', 'b', 5), await client.ping(), await client.info('server')];

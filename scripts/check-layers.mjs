@@ -5,14 +5,15 @@ import { readFileSync, readdirSync, realpathSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** Lowest first. The three modules of the composition build on each other in this order. */
+/** Lowest first. The modules of the composition build on each other in this order. */
 const LEVELS = [
-  ['error', 'config', 'random', 'redis_url', 'redis_value', 'keys', 'metrics', 'session'],
+  ['error', 'config', 'random', 'redis_url', 'redis_value', 'redis_request', 'keys', 'metrics', 'session'],
   ['stores'],
   ['resilience'],
-  ['sessions', 'rate_limit', 'query_cache'],
+  ['sessions', 'client', 'rate_limit', 'query_cache'],
   ['logging'],
   ['engine'],
+  ['listeners'],
   ['process'],
   ['bindings'],
 ];

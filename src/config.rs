@@ -40,6 +40,19 @@ pub const REDIS_SHARE_OF_VALIDATION: Duration = Duration::from_millis(250);
 /// Deadline of one Redis command.
 pub const REDIS_DEADLINE: Duration = Duration::from_millis(1000);
 
+/// Commands of a pipeline or of a transaction, which is one call.
+pub const MAX_BATCH: usize = 10_000;
+
+/// Connections of Studio's own client, at least and at most.
+pub const OWN_POOL: (usize, usize) = (2, 10);
+
+/// Connections by the plan of a project, at least and at most.
+pub const TIERS: [(&str, (usize, usize)); 4] =
+    [("free", (2, 5)), ("starter", (5, 10)), ("pro", (10, 50)), ("enterprise", (20, 100))];
+
+/// Connections of any pool at most.
+pub const MAX_POOL: u32 = 1000;
+
 /// Deadline of one Postgres statement, waiting for a connection included.
 pub const POSTGRES_DEADLINE: Duration = Duration::from_millis(5000);
 

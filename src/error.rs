@@ -1,5 +1,6 @@
 //! The one error of the crate: what failed, with the number that matters, and a stable code for JavaScript.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,22 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Misuse {
     Type,
     Range,
+}
+
+/// How much may wait for a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backlog {
+    Calls(usize),
+    Megabytes(usize),
+}
+
+impl fmt::Display for Backlog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Calls(calls) => write!(f, "{calls} calls"),
+            Self::Megabytes(megabytes) => write!(f, "{megabytes} MB of commands"),
+        }
+    }
 }
 
 /// Every way in which a call can fail. Cloneable, because one failed query answers all who joined it.
@@ -34,15 +51,18 @@ pub enum Error {
     /// No answer within the deadline.
     #[error("There was no answer from {server} within {} ms.", after.as_millis())]
     Timeout { server: Arc<str>, after: Duration },
-    /// The bounded queue in front of a server is full.
-    #[error("{server} has {limit} calls unanswered, which is the limit; this one was not sent.")]
-    Overloaded { server: Arc<str>, limit: usize },
+    /// The bounded queue in front of a server is full: of this many calls or bytes.
+    #[error("{server} has {limit} unanswered, which is the limit; this call was not sent.")]
+    Overloaded { server: Arc<str>, limit: Backlog },
     /// The connection was refused or lost. A command that was under way may or may not have been executed.
     #[error("The connection to {server} failed: {}.", reason.trim_end_matches('.'))]
     Connection { server: Arc<str>, reason: String },
     /// The server answered with an error; `text` is its own text.
     #[error("{server} answered: {text}")]
     Reply { server: Arc<str>, text: String },
+    /// The caller's client is no more; the text says why.
+    #[error("{0}")]
+    Closed(&'static str),
     /// Neither cache nor Postgres could say who this is. Never the same as "nobody".
     #[error("The session store cannot answer: {reason}")]
     SessionStore { reason: String, source: Option<Arc<Error>> },
@@ -81,6 +101,7 @@ impl Error {
             Self::Overloaded { .. } => "ERR_OVERLOADED",
             Self::Connection { .. } => "ERR_CONNECTION",
             Self::Reply { .. } => "ERR_REPLY",
+            Self::Closed(_) => "ERR_CLOSED",
             Self::SessionStore { .. } => "ERR_SESSION_STORE",
             Self::Internal(_) => "ERR_INTERNAL",
         }

@@ -6,11 +6,11 @@
 //! | level | modules | what |
 //! |---|---|---|
 //! | 5 JavaScript | [`bindings`] | conversions and one call each; the only level that says `napi` |
-//! | 4 composition | [`process`], [`engine`], [`logging`] | builds the engine, keeps the one that is open |
-//! | 3 features | [`sessions`] | what Studio asks for |
+//! | 4 composition | [`process`], [`engine`], [`listeners`], [`logging`] | builds the engine, keeps the one that is open |
+//! | 3 features | [`sessions`], [`client`] | what Studio asks for |
 //! | 2 resilience | [`resilience`] | deadline, breaker, bounded queue: the one place that degrades |
 //! | 1 stores | [`stores`] | where data lives; the only rooms that say `sqlx` or RESP |
-//! | 0 values | [`error`], [`config`], [`redis_url`], [`redis_value`], [`keys`], [`random`], [`session`], [`metrics`] | no I/O, no clock |
+//! | 0 values | [`error`], [`config`], [`redis_url`], [`redis_request`], [`redis_value`], [`keys`], [`random`], [`session`], [`metrics`] | no I/O, no clock |
 //!
 //! # The way of a request
 //! `validateSessionWithCache(token)` in JavaScript
@@ -21,6 +21,23 @@
 //! 4. Postgres, behind a guard of its own that also caps how many queries run at once.
 //! 5. Found: the answer, and a copy under the lease that nobody waits for.
 //! 6. The answer joins the next batch of completions: one wake-up of JavaScript for many of them.
+//!
+//! # The way of a Redis command
+//! `client.get(key)` in JavaScript
+//! 1. `bindings::client` finds the method in the table of [`client::methods`], and encodes its arguments as it reads them.
+//!    All commands take this one way.
+//! 2. The guard of the server lets the call in, or says at once why not: breaker, bound on calls in flight.
+//! 3. It joins what this tick of JavaScript sends (`bindings::tick`). When the code that runs now is done, the JavaScript
+//!    thread writes all of it to one lane with one system call: waking another thread to write would cost more.
+//! 4. A lane ([`stores::redis`]) is one connection that carries any number of commands at once, and one after another when
+//!    it is lost. Replies come in the order of commands. What had left and may change something is never sent again; what
+//!    only reads is, once; what never left is sent on another connection.
+//! 5. The reply, in the shape that ioredis gives it ([`client::shape`]), joins the next batch of completions. Arrays and
+//!    objects travel as JSON text, which is written on the runtime and parsed by JavaScript in one go.
+//!
+//! Pools belong to a server, a database and credentials; the breaker to the server. What blocks, and what subscribes, has
+//! connections of its own. They are ours as well, because what fits none of the libraries at hand is what matters here: a
+//! hostile reply must not abort the process, and no message may be lost without a word.
 //!
 //! # Why a revoked session cannot come back
 //! Caches resurrect what is dead by a write that was computed before the death and lands after it. So a write needs proof
@@ -43,14 +60,17 @@
 
 #[cfg(feature = "node")]
 mod bindings;
+mod client;
 mod config;
 mod engine;
 mod error;
 mod keys;
+mod listeners;
 mod logging;
 mod metrics;
 mod process;
 mod random;
+mod redis_request;
 mod redis_url;
 mod redis_value;
 mod resilience;

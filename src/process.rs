@@ -4,7 +4,8 @@
 
 use crate::config::{Config, DatabaseConfig, Environment};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::listeners::Listeners;
 use crate::logging::Log;
 use crate::redis_url::Address;
 use crate::sessions::Memory;
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -26,6 +27,7 @@ static PROCESS: Lazy<Process> = Lazy::new(Process::default);
 struct Process {
     runtime: OnceCell<Runtime>,
     state: Mutex<State>,
+    breakers: Arc<Listeners>,
     log: Log,
 }
 
@@ -66,7 +68,7 @@ pub fn engine(environment: impl FnOnce() -> Environment) -> Result<Arc<Engine>> 
     let config = Config::try_new(&environment())?;
     PROCESS.log.start(&config.log_filter)?;
     let memory = state.memories.entry(servers(&config)).or_default().clone();
-    let engine = Arc::new(Engine::new(&config, memory)?);
+    let engine = Arc::new(Engine::new(&config, memory, PROCESS.breakers.clone().changes())?);
     state.open = Some(engine.clone());
     Ok(engine)
 }
@@ -83,21 +85,25 @@ pub fn idle() -> bool {
     state.open.is_none() && !closing
 }
 
-/// Runs a future on the process's runtime, which the first call starts together with the engine's background work.
+/// The process's runtime, which the first call starts together with the engine's background work.
 ///
-/// Where the system refuses another thread the future is dropped, which whoever waits for it notices.
+/// # Errors
+/// [`Error::Internal`] where the system refuses another thread.
+pub fn runtime() -> Result<Handle> {
+    let build = || Builder::new_multi_thread().worker_threads(WORKERS).thread_name("studio-redis").enable_all().build();
+    let runtime = PROCESS.runtime.get_or_try_init(build);
+    let runtime = runtime.map_err(|error| Error::Internal(format!("no thread can be started: {error}")))?;
+    if let Some(engine) = opened() {
+        engine.start(runtime.handle());
+    }
+    Ok(runtime.handle().clone())
+}
+
+/// Runs a future on the process's runtime; drops it, which whoever waits for it notices, where there can be none.
 pub fn spawn(future: impl Future<Output = ()> + Send + 'static) {
-    let runtime = PROCESS.runtime.get_or_try_init(|| {
-        Builder::new_multi_thread().worker_threads(WORKERS).thread_name("studio-redis").enable_all().build()
-    });
-    match runtime {
-        Ok(runtime) => {
-            if let Some(engine) = opened() {
-                engine.start(runtime.handle());
-            }
-            runtime.spawn(future);
-        }
-        Err(error) => tracing::error!("no thread can be started: {error}"),
+    match runtime() {
+        Ok(runtime) => drop(runtime.spawn(future)),
+        Err(error) => tracing::error!("{error}"),
     }
 }
 
@@ -125,6 +131,11 @@ pub async fn shutdown(time: Duration) {
 
 /// What `close` may take beyond its time to drop what it cut off.
 const GRACE: Duration = Duration::from_millis(100);
+
+/// Who is told of breakers.
+pub fn breakers() -> &'static Arc<Listeners> {
+    &PROCESS.breakers
+}
 
 /// The log of this process.
 pub fn log() -> &'static Log {

@@ -7,9 +7,9 @@ use bytes::Bytes;
 pub enum Value {
     Null,
     Int(i64),
-    /// A bulk, simple, verbatim or big-number string.
+    /// A bulk, simple, verbatim or big-number string, or a double as the server writes it: parsed and written again it
+    /// might read otherwise.
     Text(Bytes),
-    Double(f64),
     Bool(bool),
     Array(Vec<Value>),
     Map(Vec<(Value, Value)>),

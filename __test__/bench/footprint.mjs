@@ -4,7 +4,7 @@ import { execFile } from 'node:child_process';
 import { readdirSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { median } from './summary.mjs';
+import { spreadOf } from './summary.mjs';
 
 const execute = promisify(execFile);
 
@@ -27,5 +27,5 @@ export async function requireTime(modules, { count, cwd }) {
     const { stdout } = await execute(process.execPath, ['-e', script], { cwd });
     times.push(Number(stdout));
   }
-  return { median: median(times), min: Math.min(...times), max: Math.max(...times) };
+  return spreadOf(times);
 }

@@ -1,33 +1,41 @@
-// Session validation against what one would write without this package. `--help` prints the options.
+// Sessions against what one would write without this package, and the Redis client against others. `--help` prints the
+// options.
 
-import { fork } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { CASES } from './cases.mjs';
-import { chart } from './chart.mjs';
-import { binarySize, requireTime } from './footprint.mjs';
-import { busyShare, machineFacts } from './machine.mjs';
+import { machineFacts, restWarnings } from './machine.mjs';
 import { mainThreadMeasure } from './main-thread.mjs';
-import { PEERS } from './peers.mjs';
-import { markdown } from './report.mjs';
-import { Servers } from './servers.mjs';
-import { summarize, targets } from './summary.mjs';
+import { measureAll, plan } from './measure.mjs';
+import { table as redis } from './redis/table.mjs';
+import { table as sessions } from './sessions/table.mjs';
+import { summarize } from './summary.mjs';
 
-const HELP = `node __test__/bench/run.mjs [options]
+const TABLES = { sessions, redis };
+
+/** Names of cases: whole groups such as `warm`, then single ones such as `warm-50`. */
+const caseNames = ({ cases }) => [...new Set([...cases.map(({ set }) => set), ...cases.map(({ id }) => id)])];
+
+const help = ({ id, peers, cases, scales: { full } }) => `
+  ${id}: ${full.rounds} rounds of ${full.seconds} s a cell by default
+    peers: ${Object.keys(peers).join(', ')}
+    cases: ${caseNames({ cases }).join(', ')}`;
+
+const HELP = `node __test__/bench/run.mjs [${Object.keys(TABLES).join('] [')}] [options]
   --quick            one short round of everything, as a smoke test; writes no files
-  --peers a,b        only these peers (${Object.keys(PEERS).join(', ')}); writes no files
-  --cases a,b        only these cases (${CASES.map(({ id }) => id).join(', ')}); writes no files
-  --rounds n         default 3
-  --seconds s        measured time of a cell, default 3
+  --peers a,b        only these peers, of one table; writes no files
+  --cases a,b        only these cases or groups of cases, of one table; writes no files
+  --rounds n         how often each cell is measured
+  --seconds s        measured time of a cell
   --addon folder     another build of the package
-  --out folder       where sessions.md and sessions.svg go, default bench/results; also writes what a part measured`;
+  --out folder       where the tables and pictures go, default bench/results; also writes what a part measured
+${Object.values(TABLES).map(help).join('\n')}`;
 
 const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '..');
-const { values: options } = parseArgs({
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
   options: {
     quick: { type: 'boolean', default: false },
     peers: { type: 'string' },
@@ -39,11 +47,7 @@ const { values: options } = parseArgs({
     help: { type: 'boolean', default: false },
   },
 });
-
-/** The scale of a run. Sessions: enough for a cold cell at full speed, so that it rarely ends early. */
-const scale = options.quick
-  ? { rounds: 1, seconds: 0.3, warmUpMs: 150, sessions: 8000, requires: 5 }
-  : { rounds: 3, seconds: 3, warmUpMs: 600, sessions: 50_000, requires: 20 };
+const addon = path.resolve(options.addon);
 
 function positive(name, fallback) {
   if (options[name] === undefined) return fallback;
@@ -52,144 +56,75 @@ function positive(name, fallback) {
   return value;
 }
 
-function chosen(name, known) {
-  const names = options[name]?.split(',') ?? known;
+function checked(what, names, known) {
   const unknown = names.find((one) => !known.includes(one));
-  if (unknown !== undefined) throw new RangeError(`--${name}: there is no ${unknown}, only ${known.join(', ')}.`);
+  if (unknown !== undefined) throw new RangeError(`${what}: there is no ${unknown}, only ${known.join(', ')}.`);
+  return names;
+}
+
+function chosenTables() {
+  const names = checked('tables', positionals, Object.keys(TABLES));
+  const chosen = Object.values(TABLES).filter(({ id }) => names.length === 0 || names.includes(id));
+  if (chosen.length > 1 && (options.peers ?? options.cases) !== undefined) {
+    throw new RangeError(`--peers and --cases are of one table: name it, ${Object.keys(TABLES).join(' or ')}.`);
+  }
+  return chosen;
+}
+
+function chosenPeers(table) {
+  const known = Object.keys(table.peers);
+  const names = checked('--peers', options.peers?.split(',') ?? known, known);
   return known.filter((one) => names.includes(one));
 }
 
-/** The environment of a cell: only the peers' own defaults, whatever the shell has set. */
-function environment(servers) {
-  const inherited = Object.entries(process.env).filter(([name]) => !/^(REDIS|DATABASE|SESSION|RATE_LIMIT|STUDIO)_/.test(name));
-  return {
-    ...Object.fromEntries(inherited),
-    NODE_ENV: 'production',
-    REDIS_URL: servers.redis.url,
-    DATABASE_URL: servers.databaseUrl,
-  };
-}
-
-/** Measures one cell in a process of its own; `timeoutMs` is for a peer that hangs. */
-function measure(servers, cell, timeoutMs) {
-  return new Promise((resolve, reject) => {
-    const child = fork(path.join(root, '__test__', 'bench', 'cell.mjs'), [], { env: environment(servers), execArgv: [] });
-    const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
-    let reply = null;
-    child.once('message', (message) => (reply = message));
-    child.once('error', reject);
-    child.once('exit', (code, signal) => {
-      clearTimeout(timer);
-      if (reply?.result) resolve(reply.result);
-      else reject(new Error(`${cell.peer}, ${cell.title}: ${reply?.error ?? `the process ended with ${signal ?? code}`}`));
-    });
-    child.send(cell, (error) => error && reject(error));
-  });
-}
-
-/** All cells of all rounds, the peers of one case next to each other, and each round beginning with another peer. */
-function* plan(rounds, peers, cases) {
-  for (let round = 0; round < rounds; round += 1) {
-    for (const each of CASES.filter(({ id }) => cases.includes(id))) {
-      const able = peers.filter((peer) => (PEERS[peer].only ?? [each.id]).includes(each.id));
-      for (let index = 0; index < able.length; index += 1) yield { round, each, peer: able[(index + round) % able.length] };
-    }
-  }
-}
-
-async function measureAll(servers, cells, seconds) {
-  const results = [];
-  let uncounted = 0;
-  for (const [index, { round, each, peer }] of cells.entries()) {
-    await servers.forgetEverything();
-    const before = await servers.transactions();
-    const cell = {
-      ...each,
-      peer,
-      sessions: servers.sessions,
-      warmUpMs: scale.warmUpMs,
-      measuredMs: seconds * 1000,
-      addon: path.resolve(options.addon),
-      redisUrl: servers.redis.url,
-      databaseUrl: servers.databaseUrl,
-    };
-    const { life, ...result } = await measure(servers, cell, seconds * 1000 + 60_000);
-    const transactions = (await servers.transactions()) - before;
-    if (life.queries === null) result.queries = transactions / life.calls;
-    else uncounted = Math.max(uncounted, Math.abs(transactions - life.queries));
-    results.push({ ...result, round, peer, case: each.id });
-    const speed = Math.round(result.throughput).toLocaleString('en-US');
-    const failures = result.failed > 0 ? `, ${result.failed} REJECTED: ${result.failure}` : '';
-    const numbers = `${speed} calls/s, p50 ${result.p50.toFixed(1)} us, main thread ${result.mainThread.toFixed(1)} us, ${result.queries.toFixed(2)} queries`;
-    console.log(`[${index + 1}/${cells.length}] round ${round + 1}, ${each.title}, ${peer}: ${numbers}${failures}`);
-  }
-  return { results, uncounted };
-}
-
-/** The machine must be at rest: whatever else runs takes from all peers, but not from all alike. */
-async function restWarnings() {
-  const cores = os.cpus().length;
-  const load = os.loadavg()[0] / cores;
-  const busy = await busyShare(2000);
-  console.log(`Load average a core ${load.toFixed(2)} over the last minute; processors ${Math.round(busy * 100)} % busy over the last 2 s.`);
-  const warnings = [];
-  // A build just before leaves a load average behind, but no busy processor.
-  if (load > 0.5 && busy > 0.1) warnings.push(`the machine was not at rest (load average ${load.toFixed(2)} a core, ${Math.round(busy * 100)} % busy).`);
-  else if (busy > 0.25) warnings.push(`the processors were ${Math.round(busy * 100)} % busy at the start.`);
-  for (const warning of warnings) console.log(`WARNING: ${warning}`);
-  return warnings;
-}
-
-async function footprint(peers) {
-  if (!peers.includes('addon')) return { binary: null, require: null };
-  const require = {
-    count: scale.requires,
-    addon: await requireTime([path.resolve(options.addon)], { count: scale.requires, cwd: root }),
-    peers: await requireTime(['ioredis', 'pg'], { count: scale.requires, cwd: root }),
-  };
-  return { binary: binarySize(path.resolve(options.addon)), require };
+function chosenCases(table) {
+  const ids = table.cases.map(({ id }) => id);
+  const names = checked('--cases', options.cases?.split(',') ?? ids, caseNames(table));
+  return table.cases.filter(({ id, set }) => names.includes(id) || names.includes(set)).map(({ id }) => id);
 }
 
 /** Says now, rather than after minutes, that there is nothing to measure. */
 function requireAddon() {
   try {
-    createRequire(import.meta.url)(path.resolve(options.addon));
+    createRequire(import.meta.url)(addon);
   } catch (error) {
     throw new Error(`The addon does not load; \`npm run build\` builds it. ${error.message.split('\n')[0]}`);
   }
 }
 
-async function main() {
+async function runTable(table) {
+  const scale = options.quick ? table.scales.quick : table.scales.full;
   const rounds = positive('rounds', scale.rounds);
   const seconds = positive('seconds', scale.seconds);
-  const peers = chosen('peers', Object.keys(PEERS));
-  const cases = chosen('cases', CASES.map(({ id }) => id));
-  if (peers.some((peer) => peer.startsWith('addon'))) requireAddon();
+  const peers = chosenPeers(table);
+  const cases = chosenCases(table);
+  if (peers.some((peer) => table.peers[peer].addon)) requireAddon();
 
   const warnings = await restWarnings();
-  const servers = await Servers.start(scale.sessions);
+  const servers = await table.start(scale);
   try {
-    const cells = [...plan(rounds, peers, cases)];
-    console.log(`${cells.length} cells, about ${Math.ceil((cells.length * (seconds + scale.warmUpMs / 1000 + 0.6)) / 60)} min.`);
-    const { results, uncounted } = await measureAll(servers, cells, seconds);
-    const size = await footprint(peers);
-    const rows = summarize(results);
-    const facts = machineFacts(await servers.versions());
+    const cells = [...plan(table, { rounds, peers, cases })];
+    const secondsEach = seconds + scale.warmUpMs / 1000 + table.secondsAround;
+    console.log(`${table.id}: ${cells.length} cells, about ${Math.ceil((cells.length * secondsEach) / 60)} min.`);
+    const results = await measureAll(table, servers, cells, { seconds, warmUpMs: scale.warmUpMs, addon });
+    const facts = machineFacts({ servers: await servers.versions(), packages: table.packages });
+    const rows = summarize(table, results);
     const whole = !options.quick && options.peers === undefined && options.cases === undefined;
     const out = options.out ?? (whole ? path.join(root, 'bench', 'results') : null);
-    const page = markdown({
+    const page = table.page({
       rows,
-      targets: targets(results, size),
-      footprint: size,
-      run: { rounds, seconds, uncounted, warnings, facts, mainThreadMeasure },
-      chart: out && 'sessions.svg',
+      results,
+      servers,
+      footprint: await table.footprint({ peers, scale, addon, root }),
+      run: { rounds, seconds, warmUpSeconds: scale.warmUpMs / 1000, warnings, facts, mainThreadMeasure },
+      picture: out && `${table.id}.svg`,
     });
     console.log(`\n${page}`);
     if (out) {
       mkdirSync(out, { recursive: true });
-      writeFileSync(path.join(out, 'sessions.md'), page);
-      writeFileSync(path.join(out, 'sessions.svg'), chart(rows));
-      console.log(`Written: ${path.relative(process.cwd(), out)}/sessions.md and sessions.svg`);
+      writeFileSync(path.join(out, `${table.id}.md`), page);
+      writeFileSync(path.join(out, `${table.id}.svg`), table.picture(rows));
+      console.log(`Written: ${path.relative(process.cwd(), out)}/${table.id}.md and ${table.id}.svg`);
     }
   } finally {
     await servers.stop();
@@ -200,7 +135,7 @@ if (options.help) {
   console.log(HELP);
 } else {
   try {
-    await main();
+    for (const table of chosenTables()) await runTable(table);
   } catch (error) {
     console.error(error.message);
     // Whatever is still open: the servers end with this process.

@@ -13,7 +13,10 @@ use std::time::{Duration, SystemTime};
 const BUFFER: usize = MAX_TOKEN_BYTES + 8;
 
 /// Arguments of one Redis command.
-const MAX_COMMAND_ARGUMENTS: u32 = 1_000_000;
+pub const MAX_COMMAND_ARGUMENTS: u32 = 1_000_000;
+
+/// The largest whole number that JavaScript can tell from its neighbours.
+const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_991.0;
 
 /// A bearer token; `None` if it is empty or oversized, which is nobody's. Only its hash goes on.
 pub fn token(js: Js<'_>, value: Value<'_>, name: &str) -> Result<Option<TokenHash>> {
@@ -135,24 +138,64 @@ pub fn options<'scope, const N: usize>(
     Ok(values)
 }
 
-/// A Redis command: an array of its name and its arguments.
-pub fn command(js: Js<'_>, value: Value<'_>) -> Result<Vec<Bytes>> {
-    let length = js.array_length(value)?.ok_or_else(|| wrong_type(js, value, "command", "an array"))?;
-    if !(1..=MAX_COMMAND_ARGUMENTS).contains(&length) {
-        return Err(Error::range_error(format!(
-            "A command has 1 to {MAX_COMMAND_ARGUMENTS} arguments, its name included, got {length}."
-        )));
+/// Text of any length.
+pub fn text(js: Js<'_>, value: Value<'_>, name: &str) -> Result<String> {
+    expect(js, value, name, Kind::String, "a string")?;
+    js.read_string(value)
+}
+
+/// A whole number that JavaScript can tell from its neighbours, or a string for Redis to judge.
+pub fn whole_or_text(js: Js<'_>, value: Value<'_>, name: &str) -> Result<()> {
+    match js.kind(value)? {
+        Kind::String => Ok(()),
+        Kind::Number => {
+            let number = js.read_number(value)?;
+            if number.fract() == 0.0 && number.abs() <= MAX_SAFE_INTEGER {
+                return Ok(());
+            }
+            let number = written(number);
+            Err(Error::range_error(format!("{name} must be a whole number up to 2^53 - 1, got {number}.")))
+        }
+        _ => Err(wrong_type(js, value, name, "a whole number")),
     }
-    let mut command = Vec::<Bytes>::with_capacity(length as usize);
-    for index in 0..length {
-        let name = || match command.first() {
-            Some(name) => format!("Argument {index} of {}", String::from_utf8_lossy(name)),
-            None => "The name of a command".to_string(),
-        };
-        let argument = js.scope(|js| redis_argument(js, js.get_index(value, index)?, &name))??;
-        command.push(argument);
+}
+
+/// A time to wait, in seconds.
+pub fn seconds(js: Js<'_>, value: Value<'_>, name: &str) -> Result<f64> {
+    expect(js, value, name, Kind::Number, "a number")?;
+    let number = js.read_number(value)?;
+    if (0.0..=f64::from(i32::MAX)).contains(&number) {
+        return Ok(number);
     }
-    Ok(command)
+    let (max, number) = (i32::MAX, written(number));
+    Err(Error::range_error(format!("{name} must be a number from 0 to {max}, got {number}.")))
+}
+
+/// Whether scores are asked for.
+pub fn with_scores(js: Js<'_>, value: Value<'_>, name: &str) -> Result<bool> {
+    match js.kind(value)? {
+        Kind::Undefined => Ok(false),
+        Kind::Boolean => js.read_boolean(value),
+        Kind::String if js.read_string(value)?.eq_ignore_ascii_case("WITHSCORES") => Ok(true),
+        Kind::String => Err(Error::range_error(format!("{name} must be true, false or 'WITHSCORES'."))),
+        _ => Err(wrong_type(js, value, name, "true, false or 'WITHSCORES'")),
+    }
+}
+
+/// `true` for `SET`, `false` for `GET`.
+pub fn config_action(js: Js<'_>, value: Value<'_>) -> Result<bool> {
+    let action = text(js, value, "action")?;
+    match action.to_ascii_uppercase().as_str() {
+        "GET" => Ok(false),
+        "SET" => Ok(true),
+        _ => Err(Error::range_error("action must be 'GET' or 'SET'.")),
+    }
+}
+
+/// A function.
+pub fn function<'scope>(js: Js<'_>, value: Value<'scope>, name: &str) -> Result<Value<'scope>> {
+    expect(js, value, name, Kind::Function, "a function")?;
+    Ok(value)
 }
 
 /// One argument of a Redis command. A number is written as JavaScript writes it.
@@ -178,8 +221,10 @@ fn expect(js: Js<'_>, value: Value<'_>, name: &str, kind: Kind, wanted: &str) ->
     Err(wrong_type(js, value, name, wanted))
 }
 
-fn wrong_type(js: Js<'_>, value: Value<'_>, name: &str, wanted: &str) -> Error {
-    let found = js.kind(value).map_or("something else", Kind::name);
+/// The error for a value of a wrong type.
+pub fn wrong_type(js: Js<'_>, value: Value<'_>, name: &str, wanted: &str) -> Error {
+    let is_array = js.array_length(value).is_ok_and(|length| length.is_some());
+    let found = if is_array { "an array" } else { js.kind(value).map_or("something else", Kind::name) };
     Error::type_error(format!("{name} must be {wanted}, got {found}."))
 }
 

@@ -5,9 +5,10 @@
 //! queue, but keep nothing alive.
 
 use super::environment::State;
+use super::events::Event;
 use super::reply::{Reply, Sessions};
-use super::values::{Deferred, Js};
-use super::{error, log};
+use super::values::{Deferred, Js, Value};
+use super::{error, events, log};
 use crate::error::{Error, Result};
 use napi::sys;
 use std::cell::Cell;
@@ -43,6 +44,15 @@ struct Inbox {
     results: Vec<Outcome>,
     lines: VecDeque<String>,
     dropped_lines: u64,
+    events: Vec<Event>,
+}
+
+/// What was taken out of an inbox.
+struct Waiting {
+    results: Vec<Outcome>,
+    lines: VecDeque<String>,
+    dropped_lines: u64,
+    events: Vec<Event>,
 }
 
 /// The inbox of one environment, as other threads see it.
@@ -50,8 +60,8 @@ pub struct Queue(Mutex<Inbox>);
 
 impl Queue {
     fn new(bell: Option<Bell>) -> Self {
-        let (results, lines) = (Vec::new(), VecDeque::new());
-        Self(Mutex::new(Inbox { bell, rung: false, results, lines, dropped_lines: 0 }))
+        let (results, lines, events) = (Vec::new(), VecDeque::new(), Vec::new());
+        Self(Mutex::new(Inbox { bell, rung: false, results, lines, dropped_lines: 0, events }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -86,12 +96,27 @@ impl Queue {
         Ok(())
     }
 
+    /// Adds an event; it is dropped if the environment has gone. Who tells many bounds them.
+    pub fn tell(&self, event: Event) {
+        let mut inbox = self.lock();
+        if inbox.bell.is_none() {
+            drop(inbox);
+            return drop(event);
+        }
+        inbox.events.push(event);
+        inbox.ring();
+    }
+
     /// Takes all that waits, and lets the bell be rung again.
-    fn empty(&self) -> (Vec<Outcome>, VecDeque<String>, u64) {
+    fn empty(&self) -> Waiting {
         let mut inbox = self.lock();
         inbox.rung = false;
-        let dropped = mem::take(&mut inbox.dropped_lines);
-        (mem::take(&mut inbox.results), mem::take(&mut inbox.lines), dropped)
+        Waiting {
+            results: mem::take(&mut inbox.results),
+            lines: mem::take(&mut inbox.lines),
+            dropped_lines: mem::take(&mut inbox.dropped_lines),
+            events: mem::take(&mut inbox.events),
+        }
     }
 
     /// Drops what waits and whatever will come. The bell is not rung again once this returns.
@@ -211,6 +236,12 @@ impl Completions {
 
     /// Takes over a promise. From now until it is settled the process stays alive.
     pub fn ticket(&self, js: Js<'_>, deferred: Deferred) -> Ticket {
+        self.hold(js);
+        Ticket { queue: Arc::clone(&self.queue), deferred: Some(deferred) }
+    }
+
+    /// Keeps the process alive for one thing more.
+    pub fn hold(&self, js: Js<'_>) {
         let pending = self.pending.get();
         self.pending.set(pending + 1);
         if pending == 0 {
@@ -219,14 +250,25 @@ impl Completions {
                 unsafe { sys::napi_ref_threadsafe_function(js.env(), function) };
             });
         }
-        Ticket { queue: Arc::clone(&self.queue), deferred: Some(deferred) }
     }
 
-    /// Settles all that waits, then hands out the log lines.
+    /// Keeps the process alive for so many things less.
+    pub fn release(&self, js: Js<'_>, count: usize) {
+        let pending = self.pending.get().saturating_sub(count);
+        self.pending.set(pending);
+        if count > 0 && pending == 0 {
+            self.queue.with_bell(|function| {
+                // SAFETY: this is the environment's own thread, and the function is alive while it is in the inbox.
+                unsafe { sys::napi_unref_threadsafe_function(js.env(), function) };
+            });
+        }
+    }
+
+    /// Settles all that waits, then hands out events and log lines.
     fn deliver(&self, js: Js<'_>, state: &State) {
-        let (results, lines, dropped_lines) = self.queue.empty();
-        let settled = results.len();
-        let mut results = results.into_iter();
+        let waiting = self.queue.empty();
+        let settled = waiting.results.len();
+        let mut results = waiting.results.into_iter();
         while results.len() > 0 {
             let rest = results.by_ref().take(RESULTS_A_SCOPE);
             let scope = js.scope(|js| {
@@ -240,15 +282,11 @@ impl Completions {
                 break;
             }
         }
-        let pending = self.pending.get().saturating_sub(settled);
-        self.pending.set(pending);
-        if settled > 0 && pending == 0 {
-            self.queue.with_bell(|function| {
-                // SAFETY: this is the environment's own thread, and the function is alive while it is in the inbox.
-                unsafe { sys::napi_unref_threadsafe_function(js.env(), function) };
-            });
+        self.release(js, settled);
+        for event in waiting.events {
+            events::hand_out(js, state, &event);
         }
-        log::hand_out(js, state, lines, dropped_lines);
+        log::hand_out(js, state, waiting.lines, waiting.dropped_lines);
     }
 }
 
@@ -270,6 +308,13 @@ pub fn settle<'scope>(
             }
         }
     }
+}
+
+/// A promise that is resolved already.
+pub fn resolved<'scope>(js: Js<'scope>, state: &State, reply: Reply) -> Result<Value<'scope>> {
+    let (deferred, promise) = js.promise()?;
+    settle(js, state, deferred, Ok(reply), &mut Sessions::default());
+    Ok(promise)
 }
 
 /// Node calls this on the JavaScript thread after the bell was rung; at the end without an environment.
@@ -312,10 +357,10 @@ mod tests {
         for line in 0..MAX_LINES + 7 {
             queue.notify(line.to_string()).unwrap();
         }
-        let (_, lines, dropped) = queue.empty();
-        assert_eq!((lines.len(), dropped), (MAX_LINES, 7));
+        let Waiting { lines, dropped_lines, .. } = queue.empty();
+        assert_eq!((lines.len(), dropped_lines), (MAX_LINES, 7));
         assert_eq!(lines.front().map(String::as_str), Some("0"));
-        assert_eq!(queue.empty().2, 0, "what was told is not told again");
+        assert_eq!(queue.empty().dropped_lines, 0, "what was told is not told again");
     }
 
     #[test]
@@ -324,7 +369,7 @@ mod tests {
         queue.notify("early".into()).unwrap();
         queue.close();
         assert_eq!(queue.notify("late".into()), Err("late".to_string()));
-        let (results, lines, _) = queue.empty();
+        let Waiting { results, lines, .. } = queue.empty();
         assert!(results.is_empty() && lines.is_empty());
     }
 }

@@ -1,8 +1,12 @@
 //! What this package keeps for each JavaScript environment: the main thread, each worker, each load of the file.
 
+use super::client::{self, Client, Tied};
 use super::completions::Completions;
-use super::error;
+use super::events::Handlers;
+use super::subscriptions::{self, Subscription};
+use super::tick::{EndTick, Tick};
 use super::values::{Js, Kind, Reference, Value};
+use super::{batch, error, returned};
 use crate::config::{Environment, VARIABLES};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -13,7 +17,9 @@ use napi_derive::napi;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
+use std::rc::Rc;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// What `index.js` hands over. Jest has a realm a test file and one native module for all of them: the last realm counts.
 struct Realm {
@@ -22,6 +28,7 @@ struct Realm {
     type_error: Reference,
     range_error: Reference,
     parse: Reference,
+    soon: Reference,
 }
 
 impl Realm {
@@ -33,11 +40,12 @@ impl Realm {
             type_error: keep(c"TypeError")?,
             range_error: keep(c"RangeError")?,
             parse: keep(c"parse")?,
+            soon: keep(c"soon")?,
         })
     }
 
     fn release(self, js: Js<'_>) {
-        for reference in [self.environment, self.error, self.type_error, self.range_error, self.parse] {
+        for reference in [self.environment, self.error, self.type_error, self.range_error, self.parse, self.soon] {
             js.release(reference);
         }
     }
@@ -51,6 +59,8 @@ pub enum Intrinsic {
     TypeError,
     RangeError,
     Parse,
+    /// Calls a function when the code that runs now is done.
+    Soon,
 }
 
 /// The state of one environment. Lives as its instance data until the environment has gone; used on its thread only.
@@ -62,6 +72,40 @@ pub struct State {
     log_handler: RefCell<Option<Reference>>,
     /// The handler threw, which is reported once.
     pub log_handler_failed: Cell<bool>,
+    /// Functions and classes of our own, which this environment has once.
+    own: Own,
+    /// Commands that this tick sends.
+    pub tick: Tick,
+    /// What the constructor of a batch is called for: JavaScript cannot pass it.
+    pub making_batch: Cell<Option<(Rc<Client>, bool)>>,
+    pub making_subscription: Cell<Option<Arc<Subscription>>>,
+    /// The constructor of a client is called for the one of `REDIS_URL`.
+    pub making_own_client: Cell<bool>,
+    own_client: RefCell<Option<Reference>>,
+    /// Cancelled when the environment goes away: nobody waits any more for what lasts.
+    pub ending: CancellationToken,
+    /// What events are for.
+    pub handlers: Handlers,
+    /// Of `onBreakerChange`: each handler, and the listener that calls it.
+    pub breaker_listeners: RefCell<Vec<(u64, u64)>>,
+}
+
+struct Own {
+    end_tick: Reference,
+    client_class: Reference,
+    batch_class: Reference,
+    subscription_class: Reference,
+}
+
+impl Own {
+    fn new(js: Js<'_>) -> Result<Self> {
+        Ok(Self {
+            end_tick: js.keep(js.function::<EndTick>("endTick")?)?,
+            client_class: js.keep(client::class(js)?)?,
+            batch_class: js.keep(batch::class(js)?)?,
+            subscription_class: js.keep(subscriptions::class(js)?)?,
+        })
+    }
 }
 
 impl State {
@@ -85,6 +129,7 @@ impl State {
             Intrinsic::TypeError => &realm.type_error,
             Intrinsic::RangeError => &realm.range_error,
             Intrinsic::Parse => &realm.parse,
+            Intrinsic::Soon => &realm.soon,
         })
     }
 
@@ -100,6 +145,47 @@ impl State {
     /// The completions, if anything has needed them yet.
     pub fn existing_completions(&self) -> Option<&Completions> {
         self.completions.get()
+    }
+
+    pub fn end_tick<'scope>(&self, js: Js<'scope>) -> Result<Value<'scope>> {
+        js.kept(&self.own.end_tick)
+    }
+
+    pub fn client_class<'scope>(&self, js: Js<'scope>) -> Result<Value<'scope>> {
+        js.kept(&self.own.client_class)
+    }
+
+    pub fn batch_class<'scope>(&self, js: Js<'scope>) -> Result<Value<'scope>> {
+        js.kept(&self.own.batch_class)
+    }
+
+    /// An object for a subscription.
+    pub fn subscription<'scope>(&self, js: Js<'scope>, subscription: Arc<Subscription>) -> Result<Value<'scope>> {
+        self.making_subscription.set(Some(subscription));
+        js.construct(js.kept(&self.own.subscription_class)?, &[])
+    }
+
+    /// The client of `REDIS_URL`, made at the first call.
+    pub fn own_client<'scope>(&self, js: Js<'scope>) -> Result<Value<'scope>> {
+        if let Some(known) = &*self.own_client.borrow() {
+            let client = js.kept(known)?;
+            if !js.unwrap_tagged::<Tied>(client)?.0.is_closed() {
+                return Ok(client);
+            }
+        }
+        self.take_own_client(js)?;
+        self.making_own_client.set(true);
+        let client = js.construct(self.client_class(js)?, &[])?;
+        self.own_client.replace(Some(js.keep(client)?));
+        Ok(client)
+    }
+
+    /// Takes the client of `REDIS_URL` away from here.
+    pub fn take_own_client<'scope>(&self, js: Js<'scope>) -> Result<Option<Value<'scope>>> {
+        let Some(known) = self.own_client.take() else { return Ok(None) };
+        let client = js.kept(&known);
+        js.release(known);
+        client.map(Some)
     }
 
     /// The function that gets the log lines of this environment.
@@ -119,12 +205,14 @@ impl State {
     }
 }
 
-/// Hands over `process.env`, the error classes and `JSON.parse` of the realm that loads this package.
+/// Takes over `process.env`, the error classes, `JSON.parse` and promises of the realm that loads this package, and gives
+/// the class of clients.
 #[napi(catch_unwind)]
-pub fn attach(env: Env, realm: Unknown) -> napi::Result<()> {
+pub fn attach(env: Env, realm: Unknown) -> napi::Result<Unknown<'static>> {
     // SAFETY: napi calls this with a live environment, on its thread, in a handle scope that ends after this call.
     let js = unsafe { Js::new(env.raw()) };
-    set_realm(js, realm.into()).map_err(|failure| error::throw_plain(js, &failure))
+    let class = set_realm(js, realm.into()).and_then(|()| State::of(js)?.client_class(js));
+    class.map(|class| returned(env, class)).map_err(|failure| error::throw_plain(js, &failure))
 }
 
 fn set_realm(js: Js<'_>, realm: Value<'_>) -> Result<()> {
@@ -138,6 +226,15 @@ fn set_realm(js: Js<'_>, realm: Value<'_>) -> Result<()> {
         completions: OnceCell::new(),
         log_handler: RefCell::new(None),
         log_handler_failed: Cell::new(false),
+        own: Own::new(js)?,
+        tick: Tick::default(),
+        making_batch: Cell::default(),
+        making_subscription: Cell::default(),
+        making_own_client: Cell::default(),
+        own_client: RefCell::default(),
+        ending: CancellationToken::new(),
+        handlers: Handlers::default(),
+        breaker_listeners: RefCell::default(),
     }));
     // SAFETY: the environment is live and has no instance data yet; `end` takes over the box.
     let status = unsafe { sys::napi_set_instance_data(js.env(), state.cast(), Some(end), null_mut()) };
@@ -152,10 +249,19 @@ unsafe extern "C" fn end(env: sys::napi_env, data: *mut c_void, _: *mut c_void) 
     // SAFETY: `data` is the box that was given to Node, which calls this once; references can be given back until it
     // returns.
     let (js, state) = unsafe { (Js::new(env), Box::from_raw(data.cast::<State>())) };
-    let State { realm, log_handler, .. } = *state;
+    let State { realm, log_handler, own, own_client, ending, handlers, breaker_listeners, .. } = *state;
+    ending.cancel();
     realm.into_inner().release(js);
-    if let Some(handler) = log_handler.into_inner() {
-        js.release(handler);
+    handlers.release_all(js);
+    for (_, listener) in breaker_listeners.into_inner() {
+        process::breakers().remove(listener);
+    }
+    let Own { end_tick, client_class, batch_class, subscription_class } = own;
+    let optional = [log_handler.into_inner(), own_client.into_inner()];
+    for reference in
+        [end_tick, client_class, batch_class, subscription_class].into_iter().chain(optional.into_iter().flatten())
+    {
+        js.release(reference);
     }
 }
 

@@ -40,6 +40,14 @@ fn build<'scope>(js: Js<'scope>, state: &State, error: &Error) -> Result<Value<'
     Ok(object)
 }
 
+/// Throws an error of the realm.
+pub fn throw(js: Js<'_>, state: &State, failure: &Error) -> napi::Error {
+    if let Some(error) = to_value(js, state, failure) {
+        js.throw(error);
+    }
+    thrown()
+}
+
 /// Throws `failure` in an environment that has no realm to take a class from.
 pub fn throw_plain(js: Js<'_>, failure: &Error) -> napi::Error {
     let code = js.string(failure.code().as_bytes());

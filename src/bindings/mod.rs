@@ -10,15 +10,24 @@
 #![cfg_attr(test, allow(dead_code, reason = "napi registers no function in a build for tests"))]
 
 mod args;
+mod batch;
+mod blocking;
+mod client;
+mod command;
 mod completions;
 mod environment;
 mod error;
+mod events;
 mod log;
+mod options;
 mod process;
+mod raw;
 mod reading;
 mod redis;
 mod reply;
 mod sessions;
+mod subscriptions;
+mod tick;
 mod values;
 
 use crate::engine::Engine;
@@ -75,8 +84,27 @@ where
     F: Future<Output = Result<Reply>> + Send + 'static,
 {
     let call = Call::begin(env)?;
+    let promise = begin_in(call, start).map_err(|failure| error::throw_plain(call.js, &failure))?;
+    Ok(returned(env, promise))
+}
+
+/// Like [`promise`], for a function that is made by hand.
+fn promise_of<'scope, F>(call: Call<'scope>, start: impl FnOnce(Call<'scope>) -> Result<F>) -> Result<Value<'scope>>
+where
+    F: Future<Output = Result<Reply>> + Send + 'static,
+{
+    begin_in(call, |call| start(call).map(Start::UnderWay))
+}
+
+fn begin_in<'scope, F>(
+    call: Call<'scope>,
+    start: impl FnOnce(Call<'scope>) -> Result<Start<F>>,
+) -> Result<Value<'scope>>
+where
+    F: Future<Output = Result<Reply>> + Send + 'static,
+{
     let Call { js, state } = call;
-    let (deferred, promise) = js.promise().map_err(|failure| error::throw_plain(js, &failure))?;
+    let (deferred, promise) = js.promise()?;
     let answered = match guarded(|| start(call)) {
         Ok(Start::UnderWay(work)) => match state.completions(js) {
             Ok(completions) => {
@@ -84,7 +112,7 @@ where
                 // A panic in here drops the ticket, which rejects.
                 let spawn = || crate::process::spawn(async move { ticket.settle(work.await) });
                 let _ = catch_unwind(AssertUnwindSafe(spawn));
-                return Ok(returned(env, promise));
+                return Ok(promise);
             }
             Err(failure) => Err(failure),
         },
@@ -92,7 +120,7 @@ where
         Err(failure) => Err(failure),
     };
     completions::settle(js, state, deferred, answered, &mut Sessions::default());
-    Ok(returned(env, promise))
+    Ok(promise)
 }
 
 /// An export that answers at once, or throws.
@@ -100,12 +128,7 @@ fn answer(env: Env, work: impl FnOnce(Call<'_>) -> Result<Reply>) -> napi::Resul
     let call = Call::begin(env)?;
     let Call { js, state } = call;
     let value = guarded(|| work(call)?.into_value(js, state, &mut Sessions::default()));
-    value.map(|value| returned(env, value)).map_err(|failure| {
-        if let Some(error) = error::to_value(js, state, &failure) {
-            js.throw(error);
-        }
-        error::thrown()
-    })
+    value.map(|value| returned(env, value)).map_err(|failure| error::throw(js, state, &failure))
 }
 
 /// Turns a panic into an error.

@@ -88,6 +88,31 @@ impl<'scope> Js<'scope> {
         Ok(Some(unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast(), written) }))
     }
 
+    /// The UTF-8 of a string that is read into `buffer`; `None` if the value is no string, or one that may not fit. Asks
+    /// Node once, where [`Js::read_short`] asks three times.
+    pub fn try_read_short<'buffer>(
+        self,
+        value: Value<'_>,
+        buffer: &'buffer mut [MaybeUninit<u8>],
+    ) -> Result<Option<&'buffer [u8]>> {
+        let mut written = 0;
+        // SAFETY: the environment and the value are live; at most `buffer.len()` bytes are written, with the closing zero.
+        let status = unsafe {
+            let start = buffer.as_mut_ptr().cast();
+            sys::napi_get_value_string_utf8(self.env(), value.raw(), start, buffer.len(), &raw mut written)
+        };
+        if status == sys::Status::napi_string_expected {
+            return Ok(None);
+        }
+        self.check(status, "reading a string")?;
+        // Node stops before a character that does not fit, which leaves up to three bytes and the closing zero.
+        if written + 4 >= buffer.len() {
+            return Ok(None);
+        }
+        // SAFETY: Node has written the first `written` bytes, which is less than the length of the buffer.
+        Ok(Some(unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast(), written) }))
+    }
+
     /// The UTF-8 of a string of any length.
     pub fn read_string(self, value: Value<'_>) -> Result<String> {
         let (mut length, mut written) = (0, 0);
@@ -111,13 +136,18 @@ impl<'scope> Js<'scope> {
         String::from_utf8(bytes).map_err(|_| Error::Internal("Node-API gave a string that is no UTF-8".into()))
     }
 
-    /// A copy of the bytes if the value is a `Buffer` or a `Uint8Array`.
-    pub fn read_bytes(self, value: Value<'_>) -> Result<Option<Bytes>> {
+    /// Whether the value is a `Buffer` or another view of bytes.
+    pub fn is_bytes(self, value: Value<'_>) -> Result<bool> {
         let mut is_buffer = false;
         // SAFETY: the environment and the value are live, the result is local.
         let status = unsafe { sys::napi_is_buffer(self.env(), value.raw(), &raw mut is_buffer) };
         self.check(status, "recognising a Buffer")?;
-        if !is_buffer {
+        Ok(is_buffer)
+    }
+
+    /// A copy of the bytes if the value is a `Buffer` or a `Uint8Array`.
+    pub fn read_bytes(self, value: Value<'_>) -> Result<Option<Bytes>> {
+        if !self.is_bytes(value)? {
             return Ok(None);
         }
         let (mut start, mut length) = (null_mut(), 0);
@@ -144,6 +174,13 @@ impl<'scope> Js<'scope> {
         // SAFETY: `make` passes a live environment and a place for the result; the name ends with a zero.
         self.make("reading a property", |env, result| unsafe {
             sys::napi_get_named_property(env, object.raw(), name.as_ptr(), result)
+        })
+    }
+
+    pub fn get_key(self, object: Value<'_>, key: Value<'_>) -> Result<Value<'scope>> {
+        // SAFETY: as above; the key is live.
+        self.make("reading a property", |env, result| unsafe {
+            sys::napi_get_property(env, object.raw(), key.raw(), result)
         })
     }
 

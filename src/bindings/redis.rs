@@ -1,71 +1,50 @@
-//! Redis commands, as JavaScript calls them.
+//! The client of `REDIS_URL`, which the whole of Studio shares.
 
+use super::client::Tied;
+use super::completions::resolved;
+use super::options::OWN_SIZES;
 use super::reply::Reply;
-use super::{answer, args, promise};
-use crate::engine::{Engine, Redis};
-use crate::error::{Error, Result};
-use bytes::Bytes;
+use super::{Call, error, guarded, promise, returned};
+use crate::engine::redis::Redis;
+use crate::error::Result;
+use crate::process;
 use napi::Env;
 use napi::bindgen_prelude::Unknown;
 use napi_derive::napi;
-use serde::Serialize;
+use std::sync::Arc;
 
-/// Longest expiry that Redis takes as seconds without overflowing its milliseconds.
-const MAX_EXPIRY_SECONDS: u32 = u32::MAX;
-
-#[derive(Serialize)]
-struct PoolStats {
-    size: usize,
-    available: usize,
-    pending: usize,
+/// The client of `REDIS_URL`; `null` if that is not set.
+#[napi(catch_unwind)]
+pub fn get_redis_client(env: Env) -> napi::Result<Unknown<'static>> {
+    let call = Call::begin(env)?;
+    let Call { js, state } = call;
+    let client = guarded(|| match call.engine()?.redis_url() {
+        Some(_) => state.own_client(js),
+        None => js.null(),
+    });
+    client.map(|client| returned(env, client)).map_err(|failure| error::throw(js, state, &failure))
 }
 
-/// True if `REDIS_URL` is set.
+/// Closes the client of `REDIS_URL`.
 #[napi(catch_unwind)]
-pub fn is_redis_configured(env: Env) -> napi::Result<Unknown<'static>> {
-    answer(env, |call| Ok(Reply::Boolean(call.engine()?.redis().is_some())))
-}
-
-/// One command: an array of its name and its arguments, which are strings, numbers and Buffers.
-#[napi(catch_unwind)]
-pub fn redis_command(env: Env, command: Unknown) -> napi::Result<Unknown<'static>> {
-    promise(env, |call| {
-        let command = args::command(call.js, command.into())?;
-        let engine = call.engine()?;
-        Ok(async move { send(&engine, command).await })
-    })
-}
-
-/// `SET`, with `EX` if `expirationSeconds` is more than zero.
-#[napi(catch_unwind)]
-pub fn redis_set(
-    env: Env,
-    key: Unknown,
-    value: Unknown,
-    expiration_seconds: Unknown,
-) -> napi::Result<Unknown<'static>> {
-    promise(env, |call| {
-        let (name, max) = ("expirationSeconds", MAX_EXPIRY_SECONDS);
-        let mut command = vec![
-            Bytes::from_static(b"SET"),
-            args::redis_argument(call.js, key.into(), &|| "key".into())?,
-            args::redis_argument(call.js, value.into(), &|| "value".into())?,
-        ];
-        if let Some(seconds) = args::optional_whole(call.js, expiration_seconds.into(), name, max)?.filter(|s| *s > 0) {
-            command.extend([Bytes::from_static(b"EX"), Bytes::from(seconds.to_string())]);
+pub fn close_redis_client(env: Env) -> napi::Result<Unknown<'static>> {
+    let Call { js, state } = Call::begin(env)?;
+    let closed = guarded(|| {
+        if let Some(client) = state.take_own_client(js)? {
+            js.unwrap_tagged::<Tied>(client)?.0.close();
         }
-        let engine = call.engine()?;
-        Ok(async move { send(&engine, command).await })
-    })
+        resolved(js, state, Reply::Undefined)
+    });
+    closed.map(|promise| returned(env, promise)).map_err(|failure| error::throw(js, state, &failure))
 }
 
 /// True if Redis answers a `PING`; false also where `REDIS_URL` is not set.
 #[napi(catch_unwind)]
 pub fn check_redis_health(env: Env) -> napi::Result<Unknown<'static>> {
     promise(env, |call| {
-        let engine = call.engine()?;
+        let redis = own_pool(call)?;
         Ok(async move {
-            Ok(Reply::Boolean(match engine.redis() {
+            Ok(Reply::Boolean(match redis {
                 Some(redis) => redis.health().await,
                 None => false,
             }))
@@ -73,20 +52,10 @@ pub fn check_redis_health(env: Env) -> napi::Result<Unknown<'static>> {
     })
 }
 
-/// The connections of the pool.
-#[napi(catch_unwind)]
-pub fn get_redis_pool_stats(env: Env) -> napi::Result<Unknown<'static>> {
-    answer(env, |call| {
-        let engine = call.engine()?;
-        let stats = redis(&engine)?.stats();
-        Reply::object(&PoolStats { size: stats.size, available: stats.available, pending: stats.pending })
-    })
-}
-
-fn redis(engine: &Engine) -> Result<&Redis> {
-    engine.redis().ok_or(Error::NotConfigured("REDIS_URL"))
-}
-
-async fn send(engine: &Engine, command: Vec<Bytes>) -> Result<Reply> {
-    redis(engine)?.command(command).await.map(Reply::Redis)
+/// The pool of `REDIS_URL`.
+fn own_pool(call: Call<'_>) -> Result<Option<Arc<Redis>>> {
+    let engine = call.engine()?;
+    let Some(url) = engine.redis_url() else { return Ok(None) };
+    let membership = engine.servers().join(url, OWN_SIZES, &process::runtime()?);
+    Ok(membership.map(|membership| membership.redis().clone()))
 }

@@ -2,15 +2,18 @@
 
 use super::environment::{Intrinsic, State};
 use super::error;
+use super::subscriptions::Subscription;
 use super::values::{Js, Value};
 use crate::error::{Error, Result};
 use crate::redis_value::Value as RedisValue;
 use crate::session::SessionWithUser;
-use serde::Serialize;
+use bytes::Bytes;
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
 use std::sync::Arc;
 
 /// How deep an answer of Redis may be nested; a value is built by recursion.
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 210;
 
 /// The answer to one call.
 pub enum Reply {
@@ -25,7 +28,9 @@ pub enum Reply {
         session: Arc<SessionWithUser>,
         json: String,
     },
-    Redis(RedisValue),
+    Text(Bytes),
+    Tree(Box<Tree>),
+    Subscription(Arc<Subscription>),
 }
 
 impl Reply {
@@ -39,6 +44,24 @@ impl Reply {
     /// A fresh object with the fields of `value`.
     pub fn object(value: &impl Serialize) -> Result<Self> {
         json(value).map(Self::Json)
+    }
+
+    /// A reply of Redis. Arrays and objects become JSON here, which is not the JavaScript thread, where that can be.
+    pub fn redis(value: RedisValue, encoding: Encoding, server: &Arc<str>) -> Result<Self> {
+        Ok(match (value, encoding) {
+            (RedisValue::Null, _) => Self::Null,
+            (RedisValue::Int(number), _) => Self::Integer(number),
+            (RedisValue::Bool(value), _) => Self::Boolean(value),
+            (RedisValue::Text(bytes), Encoding::Text) => Self::Text(bytes),
+            (value, encoding) => {
+                if encoding == Encoding::Text
+                    && let Ok(text) = serde_json::to_string(&AsJson(&value, MAX_DEPTH))
+                {
+                    return Ok(Self::Json(text));
+                }
+                Self::Tree(Box::new(Tree { value, encoding, server: server.clone() }))
+            }
+        })
     }
 
     /// How many there were.
@@ -60,7 +83,9 @@ impl Reply {
             Self::Integer(value) => js.integer(value),
             Self::Json(text) => parse(js, state, &text),
             Self::Session { session, json } => sessions.value(js, state, &session, &json),
-            Self::Redis(value) => from_redis(js, state, &value, MAX_DEPTH),
+            Self::Text(bytes) => js.string(&bytes),
+            Self::Subscription(subscription) => state.subscription(js, subscription),
+            Self::Tree(tree) => tree.value(js, state, &tree.value, MAX_DEPTH),
         }
     }
 }
@@ -101,36 +126,76 @@ pub fn parse<'scope>(js: Js<'scope>, state: &State, text: &str) -> Result<Value<
     js.call(state.intrinsic(js, Intrinsic::Parse)?, &[js.string(text.as_bytes())?])
 }
 
-fn from_redis<'scope>(js: Js<'scope>, state: &State, value: &RedisValue, depth: usize) -> Result<Value<'scope>> {
-    let Some(depth) = depth.checked_sub(1) else {
-        return Err(Error::Internal(format!("an answer of Redis is nested more than {MAX_DEPTH} deep")));
-    };
-    match value {
-        RedisValue::Null => js.null(),
-        RedisValue::Int(number) => js.integer(*number),
-        RedisValue::Text(bytes) => js.string(bytes),
-        RedisValue::Double(number) => js.number(*number),
-        RedisValue::Bool(value) => js.boolean(*value),
-        RedisValue::Array(items) => {
-            let array = js.array(items.len())?;
-            for (index, item) in (0..).zip(items) {
-                js.scope(|js| js.set_index(array, index, from_redis(js, state, item, depth)?))??;
+/// What strings of a reply become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    Text,
+    Buffers,
+}
+
+/// A reply of Redis, made into values one by one.
+pub struct Tree {
+    value: RedisValue,
+    encoding: Encoding,
+    server: Arc<str>,
+}
+
+impl Tree {
+    fn value<'scope>(&self, js: Js<'scope>, state: &State, value: &RedisValue, depth: usize) -> Result<Value<'scope>> {
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err(Error::Internal(format!("an answer of Redis is nested more than {MAX_DEPTH} deep")));
+        };
+        match value {
+            RedisValue::Null => js.null(),
+            RedisValue::Int(number) => js.integer(*number),
+            RedisValue::Text(bytes) if self.encoding == Encoding::Buffers => js.buffer(bytes),
+            RedisValue::Text(bytes) => js.string(bytes),
+            RedisValue::Bool(value) => js.boolean(*value),
+            RedisValue::Array(items) => {
+                let array = js.array(items.len())?;
+                for (index, item) in (0..).zip(items) {
+                    js.scope(|js| js.set_index(array, index, self.value(js, state, item, depth)?))??;
+                }
+                Ok(array)
             }
-            Ok(array)
-        }
-        RedisValue::Map(entries) => {
-            let object = js.object()?;
-            for (key, item) in entries {
-                js.scope(|js| {
-                    let key = from_redis(js, state, key, depth)?;
-                    js.define(object, key, from_redis(js, state, item, depth)?)
-                })??;
+            RedisValue::Map(entries) => {
+                let object = js.object()?;
+                for (key, item) in entries {
+                    js.scope(|js| {
+                        // A property has a name, whatever its value is.
+                        let key = match key {
+                            RedisValue::Text(name) => js.string(name)?,
+                            other => self.value(js, state, other, depth)?,
+                        };
+                        js.define(object, key, self.value(js, state, item, depth)?)
+                    })??;
+                }
+                Ok(object)
             }
-            Ok(object)
+            RedisValue::Error(text) => {
+                let error = Error::Reply { server: self.server.clone(), text: text.clone() };
+                error::to_value(js, state, &error).ok_or_else(|| Error::Internal("no error could be made".into()))
+            }
         }
-        RedisValue::Error(text) => {
-            let error = Error::Reply { server: "Redis".into(), text: text.clone() };
-            error::to_value(js, state, &error).ok_or_else(|| Error::Internal("no error could be made".into()))
+    }
+}
+
+/// A reply as JSON; fails where it has what JSON has not.
+struct AsJson<'a>(&'a RedisValue, usize);
+
+impl Serialize for AsJson<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        let Some(depth) = self.1.checked_sub(1) else { return Err(S::Error::custom("too deep")) };
+        match self.0 {
+            RedisValue::Null => to.serialize_unit(),
+            RedisValue::Int(number) => to.serialize_i64(*number),
+            RedisValue::Bool(value) => to.serialize_bool(*value),
+            RedisValue::Text(bytes) => to.serialize_str(&String::from_utf8_lossy(bytes)),
+            RedisValue::Array(items) => to.collect_seq(items.iter().map(|item| AsJson(item, depth))),
+            RedisValue::Map(entries) => {
+                to.collect_map(entries.iter().map(|(key, item)| (AsJson(key, depth), AsJson(item, depth))))
+            }
+            RedisValue::Error(_) => Err(S::Error::custom("an error")),
         }
     }
 }

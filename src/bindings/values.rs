@@ -18,6 +18,12 @@ pub struct Value<'scope> {
 }
 
 impl Value<'_> {
+    /// # Safety
+    /// The value is live for as long as the lifetime says.
+    pub unsafe fn from_raw(raw: sys::napi_value) -> Self {
+        Self { raw, scope: PhantomData }
+    }
+
     /// The value for Node-API functions that are not wrapped here.
     pub fn raw(self) -> sys::napi_value {
         self.raw
@@ -155,6 +161,14 @@ impl<'scope> Js<'scope> {
         })
     }
 
+    /// A `Buffer` with a copy of the bytes.
+    pub fn buffer(self, bytes: &[u8]) -> Result<Value<'scope>> {
+        // SAFETY: as above; the bytes are copied.
+        self.make("a Buffer", |env, result| unsafe {
+            sys::napi_create_buffer_copy(env, bytes.len(), bytes.as_ptr().cast(), null_mut(), result)
+        })
+    }
+
     pub fn object(self) -> Result<Value<'scope>> {
         // SAFETY: as above.
         self.make("an object", |env, result| unsafe { sys::napi_create_object(env, result) })
@@ -207,6 +221,30 @@ impl<'scope> Js<'scope> {
             let start = arguments.as_ptr().cast();
             sys::napi_call_function(env, receiver.raw, function.raw, arguments.len(), start, result)
         })
+    }
+
+    /// Calls a function of somebody else's; the error is what it threw, as text.
+    pub fn try_call(self, function: Value<'_>, arguments: &[Value<'_>]) -> std::result::Result<(), String> {
+        let (mut result, mut pending, mut thrown) = (null_mut(), false, null_mut());
+        let receiver = self.undefined().map_err(|fault| fault.to_string())?;
+        // SAFETY: all values are live, and `Value` is transparent: an array of them is an array of `napi_value`. The
+        // exception is taken only if there is one.
+        let status = unsafe {
+            let start = arguments.as_ptr().cast();
+            let status =
+                sys::napi_call_function(self.env, receiver.raw, function.raw, arguments.len(), start, &raw mut result);
+            sys::napi_is_exception_pending(self.env, &raw mut pending);
+            if pending {
+                sys::napi_get_and_clear_last_exception(self.env, &raw mut thrown);
+            }
+            status
+        };
+        if status == sys::Status::napi_ok {
+            return Ok(());
+        }
+        let thrown = (!thrown.is_null()).then_some(Value { raw: thrown, scope: PhantomData });
+        let text = thrown.and_then(|thrown| self.to_string(thrown).and_then(|text| self.read_string(text)).ok());
+        Err(text.unwrap_or_else(|| "something that has no text".to_owned()))
     }
 
     pub fn construct(self, class: Value<'_>, arguments: &[Value<'_>]) -> Result<Value<'scope>> {

@@ -3,6 +3,7 @@
 //! A call passes, in this order, the breaker, the bound on calls in flight, the cap on concurrency (where there is one)
 //! and the deadline. Whatever becomes of it is counted and told to the breaker; also where its future is dropped.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::breaker::{Admission, Breaker, Outcome, Policy, Rejection, State};
-use crate::error::{Error, Result};
+use crate::error::{Backlog, Error, Result};
 use crate::random;
 
 /// A call that waited for its turn under the cap is not sent any more in the last tenth of its time. Sent with no time
@@ -46,12 +47,16 @@ struct Counters {
     in_flight: AtomicUsize,
 }
 
+/// Is told the server's name and the new state of its breaker.
+pub type OnChange = Box<dyn Fn(&Arc<str>, State) + Send + Sync>;
+
 /// Deadline, breaker, bounded queue and counters of one server.
 pub struct Guard {
     server: Arc<str>,
     deadline: Duration,
     max_in_flight: usize,
     cap: Option<Semaphore>,
+    on_change: Option<OnChange>,
     breaker: Mutex<Breaker>,
     counters: Counters,
 }
@@ -64,6 +69,7 @@ impl Guard {
             deadline,
             max_in_flight,
             cap: None,
+            on_change: None,
             breaker: Mutex::new(Breaker::new(policy, Instant::now())),
             counters: Counters::default(),
         }
@@ -74,6 +80,11 @@ impl Guard {
     pub fn with_cap(mut self, n: usize) -> Self {
         self.cap = Some(Semaphore::new(n.clamp(1, Semaphore::MAX_PERMITS)));
         self
+    }
+
+    /// How messages name the server.
+    pub fn server(&self) -> &Arc<str> {
+        &self.server
     }
 
     /// The longest time that a call may take.
@@ -99,6 +110,12 @@ impl Guard {
         }
     }
 
+    /// Lets a handler know of each change of the breaker's state. It is called on any thread, outside of every lock.
+    pub fn with_on_change(mut self, on_change: OnChange) -> Self {
+        self.on_change = Some(on_change);
+        self
+    }
+
     /// Runs `call`, if it may be run, for at most `deadline` and never longer than the guard's own.
     ///
     /// Missing a shorter deadline is a failure of the server as well: a caller gives less time only where a healthy
@@ -113,47 +130,15 @@ impl Guard {
     {
         let deadline = deadline.min(self.deadline);
         let start = Instant::now();
-        self.counters.calls.fetch_add(1, Relaxed);
-        // Dropped on any way out of here, these settle the call as ignored and give its place back.
-        let ticket = self.admit()?;
-        let _place = self.place()?;
+        // Dropped on any way out of here, it settles the call as ignored and gives its place back.
+        let pass = Pass::enter(self)?;
         let timed_out = |after| Error::Timeout { server: self.server.clone(), after };
         let patience = deadline / LAST_PART * (LAST_PART - 1);
         let turn = timeout_at(start + patience, self.turn()).await.map_err(|_| timed_out(patience));
         let _turn = turn.inspect_err(|_| self.count_timeout())?;
         let result = timeout_at(start + deadline, call).await.unwrap_or_else(|_| Err(timed_out(deadline)));
-        ticket.settle(&result);
+        pass.settle(&result);
         result
-    }
-
-    fn admit(&self) -> Result<Ticket<'_>> {
-        let admitted = {
-            let mut breaker = self.breaker();
-            // Read under the lock, so that the breaker never sees time go backwards.
-            breaker.admit(Instant::now())
-        };
-        match admitted {
-            Ok(admission) => {
-                let changed = admission.changed();
-                // The ticket comes first: it gives the probe back even if a handler of changes panics.
-                let ticket = Ticket { guard: self, admission: Some(admission) };
-                self.tell(changed);
-                Ok(ticket)
-            }
-            Err(Rejection { retry_after }) => {
-                self.counters.rejected_open.fetch_add(1, Relaxed);
-                Err(Error::CircuitOpen { server: self.server.clone(), retry_after })
-            }
-        }
-    }
-
-    fn place(&self) -> Result<Place<'_>> {
-        let room = |taken| (taken < self.max_in_flight).then_some(taken + 1);
-        if self.counters.in_flight.fetch_update(Relaxed, Relaxed, room).is_ok() {
-            return Ok(Place(&self.counters.in_flight));
-        }
-        self.counters.rejected_full.fetch_add(1, Relaxed);
-        Err(Error::Overloaded { server: self.server.clone(), limit: self.max_in_flight })
     }
 
     /// Waits for a turn under the cap. The semaphore is never closed, so that `None` means that there is no cap.
@@ -167,7 +152,8 @@ impl Guard {
     }
 
     fn settle(&self, admission: Admission, outcome: Outcome) {
-        let jitter = random::share();
+        // Only an opening is spread out.
+        let jitter = if outcome == Outcome::Failure { random::share() } else { 0.0 };
         let changed = {
             let mut breaker = self.breaker();
             breaker.settle(Instant::now(), admission, outcome, jitter)
@@ -187,6 +173,9 @@ impl Guard {
             State::HalfOpen => tracing::info!(%server, "the breaker is half-open: one call probes the server"),
             State::Closed => tracing::info!(%server, "the breaker is closed: the server answers again"),
         }
+        if let Some(on_change) = &self.on_change {
+            on_change(server, state);
+        }
     }
 
     fn count_timeout(&self) {
@@ -203,15 +192,53 @@ fn outcome_of<T>(result: &Result<T>) -> Outcome {
     }
 }
 
-/// An admission on its way. Dropped without a result, because the call was refused or cancelled or panicked, it settles
-/// as ignored. That never changes the breaker's state, so that no handler is called from a drop.
-struct Ticket<'a> {
-    guard: &'a Guard,
+/// The right to make one call, and its place among the calls in flight. Settled once.
+///
+/// Dropped without a result, because the call was refused or cancelled or panicked, it settles as ignored. That never
+/// changes the breaker's state, so that no handler is called from a drop.
+pub struct Pass<G: Deref<Target = Guard>> {
+    guard: G,
     admission: Option<Admission>,
+    placed: bool,
 }
 
-impl Ticket<'_> {
-    fn settle<T>(mut self, result: &Result<T>) {
+impl<G: Deref<Target = Guard>> Pass<G> {
+    /// Passes the breaker and the bound on calls in flight.
+    ///
+    /// # Errors
+    /// [`Error::CircuitOpen`] or [`Error::Overloaded`].
+    pub fn enter(guard: G) -> Result<Self> {
+        guard.counters.calls.fetch_add(1, Relaxed);
+        let mut pass = Self { guard, admission: None, placed: false };
+        let admitted = {
+            let mut breaker = pass.guard.breaker();
+            // Read under the lock, so that the breaker never sees time go backwards.
+            breaker.admit(Instant::now())
+        };
+        match admitted {
+            Ok(admission) => {
+                let changed = admission.changed();
+                // It is in the pass first: that gives the probe back even if a handler of changes panics.
+                pass.admission = Some(admission);
+                pass.guard.tell(changed);
+            }
+            Err(Rejection { retry_after }) => {
+                pass.guard.counters.rejected_open.fetch_add(1, Relaxed);
+                return Err(Error::CircuitOpen { server: pass.guard.server.clone(), retry_after });
+            }
+        }
+        let most = pass.guard.max_in_flight;
+        let room = |taken| (taken < most).then_some(taken + 1);
+        if pass.guard.counters.in_flight.fetch_update(Relaxed, Relaxed, room).is_err() {
+            pass.guard.counters.rejected_full.fetch_add(1, Relaxed);
+            return Err(Error::Overloaded { server: pass.guard.server.clone(), limit: Backlog::Calls(most) });
+        }
+        pass.placed = true;
+        Ok(pass)
+    }
+
+    /// Tells the guard what became of the call.
+    pub fn settle<T>(mut self, result: &Result<T>) {
         let outcome = outcome_of(result);
         if outcome == Outcome::Failure {
             self.guard.counters.failures.fetch_add(1, Relaxed);
@@ -225,20 +252,12 @@ impl Ticket<'_> {
     }
 }
 
-impl Drop for Ticket<'_> {
+impl<G: Deref<Target = Guard>> Drop for Pass<G> {
     fn drop(&mut self) {
         if let Some(admission) = self.admission.take() {
             self.guard.settle(admission, Outcome::Ignored);
         }
-    }
-}
-
-/// A place among the calls in flight.
-struct Place<'a>(&'a AtomicUsize);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.guard.counters.in_flight.fetch_sub(usize::from(self.placed), Relaxed);
     }
 }
 
@@ -285,7 +304,7 @@ mod tests {
             Error::type_error("no"),
             Error::NotConfigured("X"),
             Error::Internal("bug".into()),
-            Error::Overloaded { server: "Redis".into(), limit: 1 },
+            Error::Overloaded { server: "Redis".into(), limit: Backlog::Calls(1) },
             Error::CircuitOpen { server: "Redis".into(), retry_after: SECOND },
         ];
         for error in innocent {
@@ -395,7 +414,7 @@ mod tests {
         tokio::task::yield_now().await;
         for _ in 0..20 {
             let error = call(&guard, Ok(())).await.unwrap_err();
-            assert!(matches!(error, Error::Overloaded { limit: 2, .. }), "{error}");
+            assert!(matches!(error, Error::Overloaded { limit: Backlog::Calls(2), .. }), "{error}");
         }
         let expected = Snapshot { calls: 22, rejected_full: 20, in_flight: 2, ..Snapshot::default() };
         assert_eq!(guard.snapshot(), expected);

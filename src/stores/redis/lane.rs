@@ -1,12 +1,15 @@
 //! A lane: one connection after another to the same server, each replaced when it is lost, until the lane is closed.
 
-use super::link::{CLOSED, Connection, Link};
+use super::connection::{Connection, Lost};
+use super::link::{CLOSED, Link};
 use crate::error::{Error, Result};
 use crate::random;
+use crate::redis_request::Batch;
 use crate::redis_url::RedisUrl;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
@@ -19,8 +22,47 @@ const LAST_BACKOFF: Duration = Duration::from_secs(2);
 /// Oldest server with everything that is relied on (`SET ... GET`, `LPOS`, the RESP3 of `EVALSHA` replies).
 const OLDEST_VERSION: (u32, u32) = (6, 2);
 
+/// Which server, as whom, and how much of it.
+pub struct Plan {
+    pub url: RedisUrl,
+    /// Names the server in errors and in the log, and so holds no secret.
+    pub server: Arc<str>,
+    /// What connections call themselves.
+    pub name: String,
+    /// Requests that may be unanswered on a connection.
+    pub limit: usize,
+    advised: AtomicBool,
+}
+
+impl Plan {
+    pub fn new(url: RedisUrl, server: Arc<str>, name: String, limit: usize) -> Arc<Self> {
+        Arc::new(Self { url, server, name, limit, advised: AtomicBool::new(false) })
+    }
+}
+
+/// Whom a lane tells of what happens to it.
+pub trait Owner: Send + Sync + 'static {
+    /// The lane is up, or down, or being connected.
+    fn changed(&self);
+
+    /// A connection was lost with requests that may be sent again.
+    fn orphaned(&self, batch: Batch, error: &Error);
+}
+
+/// A lane that belongs to nobody: whoever sends on it decides himself what becomes of a lost command.
+struct Nobody;
+
+impl Owner for Nobody {
+    fn changed(&self) {}
+
+    fn orphaned(&self, batch: Batch, error: &Error) {
+        batch.settle(&Err(error.clone()));
+    }
+}
+
+/// What a lane is doing.
 #[derive(Clone)]
-enum Status {
+pub enum Status {
     Connecting,
     Up(Link),
     Down(Error),
@@ -29,26 +71,29 @@ enum Status {
 /// Hands out the living [`Link`] to a server. Connects at the first use.
 pub struct Lane {
     plan: Arc<Plan>,
-    status: watch::Receiver<Status>,
-    tell: watch::Sender<Status>,
+    owner: Arc<dyn Owner>,
+    status: watch::Sender<Status>,
     supervisor: OnceLock<AbortHandle>,
     closed: AtomicBool,
 }
 
-struct Plan {
-    url: RedisUrl,
-    server: Arc<str>,
-    name: String,
-    limit: usize,
-    advised: AtomicBool,
-}
-
 impl Lane {
-    /// Plans a lane to `url`, whose connections call themselves `name`; at most `limit` commands may be unanswered.
-    pub fn new(url: RedisUrl, server: Arc<str>, name: String, limit: usize) -> Self {
-        let (tell, status) = watch::channel(Status::Connecting);
-        let plan = Arc::new(Plan { url, server, name, limit, advised: AtomicBool::new(false) });
-        Self { plan, status, tell, supervisor: OnceLock::new(), closed: AtomicBool::new(false) }
+    /// A lane of nobody's.
+    pub fn new(plan: Arc<Plan>) -> Self {
+        Self::owned(plan, Arc::new(Nobody))
+    }
+
+    pub fn owned(plan: Arc<Plan>, owner: Arc<dyn Owner>) -> Self {
+        let status = watch::Sender::new(Status::Connecting);
+        Self { plan, owner, status, supervisor: OnceLock::new(), closed: AtomicBool::new(false) }
+    }
+
+    /// Begins to connect.
+    pub fn start(&self, runtime: &Handle) {
+        self.supervisor.get_or_init(|| {
+            let supervisor = supervise(self.plan.clone(), self.owner.clone(), self.status.clone());
+            runtime.spawn(supervisor).abort_handle()
+        });
     }
 
     /// The living link; waits while a connection is being made, fails at once while none can be.
@@ -56,8 +101,8 @@ impl Lane {
         if self.closed.load(Relaxed) {
             return Err(self.down());
         }
-        self.supervisor.get_or_init(|| tokio::spawn(supervise(self.plan.clone(), self.tell.clone())).abort_handle());
-        let mut status = self.status.clone();
+        self.start(&Handle::current());
+        let mut status = self.status.subscribe();
         loop {
             match &*status.borrow_and_update() {
                 Status::Up(link) => return Ok(link.clone()),
@@ -67,6 +112,11 @@ impl Lane {
             // The sender lives as long as `self`.
             let _ = status.changed().await;
         }
+    }
+
+    /// What it is doing at this moment.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
     }
 
     /// The living link, if there is one at this moment.
@@ -81,39 +131,55 @@ impl Lane {
         Error::Connection { server: self.plan.server.clone(), reason: CLOSED.to_owned() }
     }
 
-    /// Closes the connection; what is unanswered fails. The lane is of no more use.
-    pub fn close(&self) {
+    /// Closes the connection; what is unanswered fails with `error`. The lane is of no more use.
+    pub fn close(&self, error: &Error) {
         self.closed.store(true, Relaxed);
         if let Some(supervisor) = self.supervisor.get() {
             supervisor.abort();
         }
-        self.tell.send_replace(Status::Down(self.down()));
+        if let Some(link) = self.up() {
+            link.end(error).settle(&Err(error.clone()));
+        }
+        self.status.send_replace(Status::Down(self.down()));
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.close();
+        self.close(&self.down());
     }
 }
 
-async fn supervise(plan: Arc<Plan>, tell: watch::Sender<Status>) {
+async fn supervise(plan: Arc<Plan>, owner: Arc<dyn Owner>, status: watch::Sender<Status>) {
     let mut backoff = FIRST_BACKOFF;
+    let tell = |new| {
+        status.send_replace(new);
+        owner.changed();
+    };
     loop {
         let begun = Instant::now();
         let error = match Connection::open(&plan.url, &plan.server, &plan.name, plan.limit).await {
             Ok(connection) => {
                 plan.advise(&connection.link());
-                tell.send_replace(Status::Up(connection.link()));
-                let lost = connection.drive().await;
-                tracing::warn!(server = %plan.server, connection = plan.name, "lost: {lost}");
-                if begun.elapsed() > LAST_BACKOFF {
-                    // It was a connection worth having: the next one is tried at once, and may be waited for.
+                let link = connection.link();
+                let answered = || link.has_heard();
+                tell(Status::Up(link.clone()));
+                let Lost { error, again } = connection.drive().await;
+                tracing::warn!(server = %plan.server, connection = plan.name, "lost: {error}");
+                // A server that has answered is worth waiting for: the next connection is tried at once, or after the
+                // shortest pause if this one was short.
+                tell(if answered() { Status::Connecting } else { Status::Down(error.clone()) });
+                if !again.requests.is_empty() {
+                    owner.orphaned(again, &error);
+                }
+                if answered() {
                     backoff = FIRST_BACKOFF;
-                    tell.send_replace(Status::Connecting);
+                    if begun.elapsed() < LAST_BACKOFF {
+                        sleep(random::shortened(FIRST_BACKOFF)).await;
+                    }
                     continue;
                 }
-                lost
+                error
             }
             Err(error) => {
                 tracing::warn!(server = %plan.server, connection = plan.name, "cannot connect: {error}");
@@ -121,7 +187,7 @@ async fn supervise(plan: Arc<Plan>, tell: watch::Sender<Status>) {
             }
         };
         // Stays `Down` during the next attempt: a server that is away must cost its callers nothing.
-        tell.send_replace(Status::Down(error));
+        tell(Status::Down(error));
         sleep(random::shortened(backoff)).await;
         backoff = (backoff * 2).min(LAST_BACKOFF);
     }

@@ -128,6 +128,7 @@ mod tests {
 
     use super::*;
     use crate::redis_url::RedisUrl;
+    use crate::stores::redis::lane::Plan;
     use crate::stores::redis::link::Link;
 
     struct Fixture {
@@ -141,7 +142,7 @@ mod tests {
     async fn fixture(test: &str) -> Fixture {
         let url = std::env::var("REDIS_URL").expect("REDIS_URL names a Redis for tests; `make test` starts one");
         let url = RedisUrl::parse("REDIS_URL", &url).unwrap();
-        let lane = Arc::new(Lane::new(url, "Redis".into(), format!("test:{test}"), 10_000));
+        let lane = Arc::new(Lane::new(Plan::new(url, "Redis".into(), format!("test:{test}"), 10_000)));
         let (keys, token) = (Keys::new(format!("{test}:")), TokenHash::of(test.as_bytes()).unwrap());
         let link = lane.link().await.unwrap();
         let (store, key) = (RedisSessions::new(lane, keys.clone()), keys.session(&token));

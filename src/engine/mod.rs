@@ -1,16 +1,19 @@
 //! One whole engine from one [`Config`]: the only place that knows which store is behind which feature.
 
-use crate::config::{Config, MAX_IN_FLIGHT, POSTGRES_DEADLINE, REDIS_DEADLINE};
-use crate::error::Result;
+pub mod redis;
+mod servers;
+
+use crate::config::{Config, MAX_IN_FLIGHT, POSTGRES_DEADLINE};
+use crate::error::{Error, Result};
 use crate::keys::Keys;
 use crate::redis_url::RedisUrl;
-use crate::redis_value::Value;
 use crate::resilience::breaker::{Policy, State};
 use crate::resilience::guard::Guard;
 use crate::sessions::{Guarded, Memory};
 use crate::stores::postgres::{Event, Postgres, PostgresOptions};
-use crate::stores::redis::{Lane, RedisSessions};
-use bytes::Bytes;
+use crate::stores::redis::{Lane, Plan, RedisSessions};
+pub use servers::Changes;
+use servers::Servers;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -23,12 +26,21 @@ pub type Sessions = crate::sessions::Sessions<RedisSessions, Postgres>;
 /// How often `close` looks whether the last call has its answer.
 const DRAIN_STEP: Duration = Duration::from_millis(5);
 
+/// How often idle connections are looked for.
+const TEND_STEP: Duration = Duration::from_secs(5);
+
+/// Why what is cut off by `close` fails.
+const SHUT_DOWN: Error = Error::Closed("It was ended by shutdown().");
+
 /// Everything that lives until `shutdown()`.
 pub struct Engine {
     sessions: Arc<Sessions>,
-    redis: Option<Redis>,
+    /// Where `REDIS_URL` points, and the connection there that carries sessions and nothing else.
+    redis: Option<(RedisUrl, Arc<Lane>)>,
+    servers: Arc<Servers>,
     postgres: Option<Arc<Guarded<Postgres>>>,
     background: OnceLock<()>,
+    warned: OnceLock<()>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -40,15 +52,18 @@ pub struct Breakers {
 }
 
 impl Engine {
-    /// Plans everything; connects and starts nothing. `memory` is what an earlier engine on the same servers left.
+    /// Plans everything; connects and starts nothing. `memory` is what an earlier engine on the same servers left;
+    /// `changes` is told of every breaker that changes.
     ///
     /// # Errors
-    /// [`crate::error::Error::InvalidConfig`] if `DATABASE_URL` cannot be read.
-    pub fn new(config: &Config, memory: Memory) -> Result<Self> {
-        let redis = config.redis.clone().map(Redis::new);
-        if redis.is_none() {
-            tracing::warn!("REDIS_URL is not set: every session is read from Postgres");
-        }
+    /// [`Error::InvalidConfig`] if `DATABASE_URL` cannot be read.
+    pub fn new(config: &Config, memory: Memory, changes: Changes) -> Result<Self> {
+        let servers = Arc::new(Servers::new(changes.clone()));
+        let redis = config.redis.clone().map(|url| {
+            let name = format!("studio-redis-native:{}:sessions", std::process::id());
+            let lane = Lane::new(Plan::new(url.clone(), servers::server(&url), name, MAX_IN_FLIGHT));
+            (url, Arc::new(lane))
+        });
         let postgres = match &config.database {
             None => None,
             Some(database) => {
@@ -59,27 +74,38 @@ impl Engine {
                 })?;
                 let cap = database.pool_size as usize;
                 let guard = Guard::new(store.server().clone(), Policy::POSTGRES, POSTGRES_DEADLINE, MAX_IN_FLIGHT);
-                Some(Arc::new(Guarded { store, guard: Arc::new(guard.with_cap(cap)) }))
+                let on_change = Box::new(move |server: &Arc<str>, state| changes(server, state));
+                Some(Arc::new(Guarded { store, guard: Arc::new(guard.with_cap(cap).with_on_change(on_change)) }))
             }
         };
-        let copies = redis.as_ref().map(|redis| Guarded {
-            store: RedisSessions::new(redis.sessions.clone(), Keys::new(&config.key_prefix)),
-            guard: redis.guard.clone(),
+        let copies = redis.as_ref().map(|(url, lane)| Guarded {
+            store: RedisSessions::new(lane.clone(), Keys::new(&config.key_prefix)),
+            guard: servers.guard(url),
         });
         Ok(Self {
             sessions: Arc::new(Sessions::new(copies, postgres.clone(), memory, config.cache_enabled, config.cache_ttl)),
             redis,
+            servers,
             postgres,
             background: OnceLock::new(),
+            warned: OnceLock::new(),
             tasks: Mutex::default(),
         })
     }
 
-    /// Starts what runs beside the calls: delivery of invalidations, and the listener. Once.
+    /// Starts what runs beside the calls: delivery of invalidations, the listener, the end of idle connections. Once.
     pub fn start(&self, runtime: &Handle) {
         self.background.get_or_init(|| {
             let sessions = self.sessions.clone();
             let mut tasks = vec![runtime.spawn(async move { sessions.run().await }).abort_handle()];
+            let servers = self.servers.clone();
+            let tend = async move {
+                loop {
+                    sleep(TEND_STEP).await;
+                    servers.tend();
+                }
+            };
+            tasks.push(runtime.spawn(tend).abort_handle());
             if let Some(postgres) = &self.postgres {
                 let (postgres, sessions) = (postgres.clone(), self.sessions.clone());
                 let mut lost = false;
@@ -97,29 +123,47 @@ impl Engine {
 
     /// The session cache.
     pub fn sessions(&self) -> &Arc<Sessions> {
+        self.warn_without_redis();
         &self.sessions
     }
 
-    /// Redis for commands; `None` if `REDIS_URL` is not set.
-    pub fn redis(&self) -> Option<&Redis> {
-        self.redis.as_ref()
+    /// Says once, to those who count on it, that there is no `REDIS_URL`.
+    fn warn_without_redis(&self) {
+        if self.redis.is_none() {
+            self.warned.get_or_init(|| {
+                tracing::warn!(
+                    "REDIS_URL is not set: there is no client for it, and every session is read from Postgres"
+                );
+            });
+        }
+    }
+
+    /// Where `REDIS_URL` points; `None` if it is not set.
+    pub fn redis_url(&self) -> Option<&RedisUrl> {
+        self.warn_without_redis();
+        self.redis.as_ref().map(|(url, _)| url)
+    }
+
+    /// Every Redis server in use.
+    pub fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     /// State of the breakers of `REDIS_URL` and `DATABASE_URL`; a server that is not configured has not failed.
     pub fn breakers(&self) -> Breakers {
-        let state = |guard: Option<&Arc<Guard>>| guard.map_or(State::Closed, |guard| guard.state());
         Breakers {
-            redis: state(self.redis.as_ref().map(|redis| &redis.guard)),
-            postgres: state(self.postgres.as_ref().map(|postgres| &postgres.guard)),
+            redis: self.redis.as_ref().map_or(State::Closed, |(url, _)| self.servers.breaker(url)),
+            postgres: self.postgres.as_ref().map_or(State::Closed, |postgres| postgres.guard.state()),
         }
     }
 
     /// Lets calls that are under way finish, delivers invalidations, then closes every connection; all within `time`.
     pub async fn close(self: Arc<Self>, time: Duration) {
         let deadline = Instant::now() + time;
+        self.servers.retire();
         let finish = async {
-            // A call holds the engine until it has its answer.
-            while Arc::strong_count(&self) > 1 {
+            // A call holds the engine, or is counted by its pool, until it has its answer.
+            while Arc::strong_count(&self) > 1 || !self.servers.is_idle() {
                 sleep(DRAIN_STEP).await;
             }
             self.sessions.finish().await;
@@ -130,71 +174,13 @@ impl Engine {
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
-        if let Some(redis) = &self.redis {
-            redis.sessions.close();
-            redis.commands.close();
+        if let Some((_, lane)) = &self.redis {
+            lane.close(&SHUT_DOWN);
         }
+        self.servers.close(&SHUT_DOWN);
         if let Some(postgres) = &self.postgres {
             // What is not closed by then, because the server is away, is closed by the operating system.
             let _ = timeout_at(deadline, postgres.store.close()).await;
         }
-    }
-}
-
-/// What `getPoolStats()` returns. On a multiplexed connection nobody waits for a connection, only for answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolStats {
-    /// Open connections.
-    pub size: usize,
-    /// Open connections on which every command was answered.
-    pub available: usize,
-    /// Commands that wait for an answer.
-    pub pending: usize,
-}
-
-/// One Redis server: the session lane, a lane for commands, and the breaker that both share. Cheap to clone.
-#[derive(Clone)]
-pub struct Redis {
-    sessions: Arc<Lane>,
-    commands: Arc<Lane>,
-    guard: Arc<Guard>,
-}
-
-impl Redis {
-    fn new(url: RedisUrl) -> Self {
-        let server: Arc<str> = format!("Redis at {url}").into();
-        let lane = |role: &str| {
-            let name = format!("studio-redis-native:{}:{role}", std::process::id());
-            Arc::new(Lane::new(url.clone(), server.clone(), name, MAX_IN_FLIGHT))
-        };
-        let guard = Guard::new(server.clone(), Policy::REDIS, REDIS_DEADLINE, MAX_IN_FLIGHT);
-        Self { sessions: lane("sessions"), commands: lane("commands"), guard: Arc::new(guard) }
-    }
-
-    /// Sends one command and waits for its reply.
-    ///
-    /// # Errors
-    /// The errors of the contract's fifth section that concern Redis.
-    pub async fn command(&self, arguments: Vec<Bytes>) -> Result<Value> {
-        let call = async { self.commands.link().await?.send(&arguments).await };
-        self.guard.run(self.guard.deadline(), call).await
-    }
-
-    /// True if the server answers a PING within its deadline.
-    pub async fn health(&self) -> bool {
-        self.command(vec![Bytes::from_static(b"PING")]).await.is_ok()
-    }
-
-    /// Connections and commands at this moment.
-    pub fn stats(&self) -> PoolStats {
-        let open = [&self.sessions, &self.commands].into_iter().filter_map(|lane| lane.up());
-        open.fold(PoolStats { size: 0, available: 0, pending: 0 }, |stats, link| {
-            let unanswered = link.unanswered();
-            PoolStats {
-                size: stats.size + 1,
-                available: stats.available + usize::from(unanswered == 0),
-                pending: stats.pending + unanswered,
-            }
-        })
     }
 }

@@ -1,8 +1,8 @@
 // The servers of a benchmark: always its own, because it empties Redis again and again.
 
 import pg from 'pg';
-import database from '../helpers/database.js';
-import { PostgresServer, RedisServer, ensureInstalled } from '../../scripts/services.mjs';
+import database from '../../helpers/database.js';
+import { PostgresServer, RedisServer, ensureInstalled } from '../../../scripts/services.mjs';
 
 export class Servers {
   static async start(sessions) {
@@ -21,18 +21,35 @@ export class Servers {
     // Statistics for the planner, and no first reader has to set the rows' hint bits.
     await seeding.query('VACUUM ANALYZE');
     await seeding.end();
+    /** The largest difference between what a peer counted and what Postgres did, over a process's life. */
+    servers.uncounted = 0;
     return servers;
   }
 
-  async forgetEverything() {
+  get environment() {
+    return { REDIS_URL: this.redis.url, DATABASE_URL: this.databaseUrl };
+  }
+
+  get forCells() {
+    return { redisUrl: this.redis.url, databaseUrl: this.databaseUrl, sessions: this.sessions };
+  }
+
+  /** Runs a cell on an empty Redis, and compares its count of queries with the server's own. */
+  async around(measureCell) {
     await this.redis.cli('FLUSHDB');
+    const before = await this.#transactions();
+    const { life, ...result } = await measureCell();
+    const transactions = (await this.#transactions()) - before;
+    if (life.queries === null) result.queries = transactions / life.calls;
+    else this.uncounted = Math.max(this.uncounted, Math.abs(transactions - life.queries));
+    return result;
   }
 
   /**
    * Transactions in the measured database so far, by Postgres's own books. A connection enters its last ones when it
    * ends, so this waits until there is none.
    */
-  async transactions() {
+  async #transactions() {
     for (let attempt = 0; attempt < 200; attempt += 1) {
       const [{ open }] = await this.#ask(
         "SELECT count(*)::int AS open FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'",
@@ -57,7 +74,7 @@ export class Servers {
   async versions() {
     const [{ server_version: postgres }] = await this.#ask('SHOW server_version');
     const info = await this.redis.cli('INFO', 'server');
-    return { postgres: postgres.split(' ')[0], redis: /redis_version:(\S+)/.exec(info)?.[1] ?? '?' };
+    return [`Redis ${/redis_version:(\S+)/.exec(info)?.[1] ?? '?'}`, `Postgres ${postgres.split(' ')[0]}`];
   }
 
   async stop() {

@@ -101,7 +101,7 @@ function openAddon({ addon }, method) {
   };
 }
 
-/** `only` limits a peer to the cases that say something about it. */
+/** `only` limits a peer to the cases that say something about it; `addon` marks those that need the addon. */
 export const PEERS = {
   postgres: { title: 'Postgres by `pg`', open: openPostgres },
   'cache-aside': { title: 'cache-aside on `ioredis` + `pg`', open: openCacheAside },
@@ -114,6 +114,7 @@ export const PEERS = {
     title: 'this package, `validateSession` (Postgres alone)',
     open: (urls) => openAddon(urls, 'validateSession'),
     only: ['cold-1', 'cold-50', 'cold-500'],
+    addon: true,
   },
-  addon: { title: '**this package**', open: (urls) => openAddon(urls, 'validateSessionWithCache') },
+  addon: { title: '**this package**', open: (urls) => openAddon(urls, 'validateSessionWithCache'), addon: true },
 };

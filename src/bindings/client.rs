@@ -1,0 +1,392 @@
+//! `RedisClientWrapper`: a class whose methods are all one function, told apart by the table in [`METHODS`].
+
+use super::command::{Arguments, by_name, refused};
+use super::environment::State;
+use super::raw::{Frame, Function, Member, NOTHING, Tagged};
+use super::reply::{Encoding, Reply, Sessions};
+use super::subscriptions::{self, Subscribe};
+use super::values::{Js, Value};
+use super::{Call, completions, promise_of};
+use super::{args, batch, blocking, options};
+use crate::client::methods::{METHODS, Method};
+use crate::client::rules::{Rule, rule};
+use crate::client::shape::Shape;
+use crate::config::REDIS_DEADLINE;
+use crate::engine::redis::{ENDED, Entered, Lasting, Membership, PoolStats, Redis, Sizes};
+use crate::error::{Error, Result};
+use crate::process;
+use crate::redis_request::{Answered, Batch, Replies};
+use crate::redis_url::RedisUrl;
+use crate::redis_value::Value as RedisValue;
+use crate::resilience::breaker::State as Breaker;
+use bytes::BytesMut;
+use napi::sys::napi_type_tag;
+use serde::Serialize;
+use sha1::{Digest, Sha1};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Which server a client is for.
+pub enum Target {
+    /// Where `REDIS_URL` points, as the engine read it.
+    Own,
+    At(RedisUrl),
+}
+
+/// What a client object is tied to. It belongs to one environment.
+pub struct Client {
+    target: Target,
+    sizes: Sizes,
+    closed: Cell<bool>,
+    membership: RefCell<Option<Membership>>,
+    /// Ends what waits on a connection of its own.
+    pub ending: CancellationToken,
+}
+
+impl Client {
+    pub fn new(state: &State, target: Target, sizes: Sizes) -> Self {
+        let (closed, membership) = (Cell::new(false), RefCell::default());
+        Self { target, sizes, closed, membership, ending: state.ending.child_token() }
+    }
+
+    /// Lets a call in, on the pool of this client; opens what is not open.
+    pub fn enter(&self, call: Call<'_>) -> Result<(Arc<Redis>, Entered)> {
+        // A pool may be retired between finding it and using it, but hardly thrice.
+        for _ in 0..3 {
+            let redis = self.redis(call)?;
+            if let Some(entered) = redis.enter()? {
+                return Ok((redis, entered));
+            }
+        }
+        Err(Error::Internal("the pool was closed again and again".into()))
+    }
+
+    /// The pool of this client, for something that lasts.
+    pub fn lasting(&self, call: Call<'_>) -> Result<Lasting> {
+        for _ in 0..3 {
+            if let Some(lasting) = self.redis(call)?.last()? {
+                return Ok(lasting);
+            }
+        }
+        Err(Error::Internal("the pool was closed again and again".into()))
+    }
+
+    /// The pool of this client.
+    pub fn redis(&self, call: Call<'_>) -> Result<Arc<Redis>> {
+        if self.closed.get() {
+            return Err(ENDED);
+        }
+        if let Some(membership) = &*self.membership.borrow()
+            && !membership.redis().is_retired()
+        {
+            return Ok(membership.redis().clone());
+        }
+        let engine = call.engine()?;
+        let url = match &self.target {
+            Target::Own => engine.redis_url().ok_or(Error::NotConfigured("REDIS_URL"))?,
+            Target::At(url) => url,
+        };
+        let runtime = process::runtime()?;
+        let membership = engine.servers().join(url, self.sizes, &runtime).ok_or(ENDED)?;
+        let redis = membership.redis().clone();
+        self.membership.replace(Some(membership));
+        Ok(redis)
+    }
+
+    /// The pool, if it is open.
+    fn opened(&self) -> Option<Arc<Redis>> {
+        let membership = self.membership.borrow();
+        let redis = membership.as_ref()?.redis();
+        (!redis.is_retired()).then(|| redis.clone())
+    }
+
+    /// The breaker of its server, also where another client has opened it.
+    fn breaker(&self) -> Breaker {
+        let Some(engine) = process::opened() else { return Breaker::Closed };
+        match &self.target {
+            Target::Own => engine.breakers().redis,
+            Target::At(url) => engine.servers().breaker(url),
+        }
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Ends the client for good.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.ending.cancel();
+        if let Some(membership) = self.membership.take()
+            && let Some(engine) = process::opened()
+        {
+            engine.servers().leave(membership);
+        }
+    }
+}
+
+/// A client as objects refer to it: the client itself, and its batches.
+pub struct Tied(pub Rc<Client>);
+
+impl Tagged for Tied {
+    const TAG: napi_type_tag = napi_type_tag { lower: 0x7c1f_63e2_90b8_4d15, upper: 0xa4d0_5b37_1e6c_92f8 };
+}
+
+/// The client of a method's receiver.
+pub fn tied<'scope>(frame: &Frame<'scope>) -> Result<&'scope Rc<Client>> {
+    // SAFETY: every function here that asks is a method of the class whose constructor wraps a `Tied`.
+    unsafe { frame.call.js.unwrap::<Tied>(frame.this()) }.map(|Tied(client)| client)
+}
+
+/// The class, for this environment.
+pub fn class<'scope>(js: Js<'scope>) -> Result<Value<'scope>> {
+    let mut members: Vec<_> = METHODS.iter().map(|method| Member::method::<Typed, _>(method.name, method)).collect();
+    members.extend([
+        Member::method::<Named, _>("call", &Encoding::Text),
+        Member::method::<Named, _>("callBuffer", &Encoding::Buffers),
+        Member::method::<Eval, _>("eval", NOTHING),
+        Member::method::<batch::New, _>("pipeline", batch::PIPELINE),
+        Member::method::<batch::New, _>("multi", batch::TRANSACTION),
+        Member::method::<Subscribe, _>("subscribe", subscriptions::CHANNEL),
+        Member::method::<Subscribe, _>("psubscribe", subscriptions::PATTERN),
+        Member::method::<Close, _>("close", NOTHING),
+        Member::method::<Health, _>("healthCheck", NOTHING),
+        Member::method::<Stats, _>("getPoolStats", NOTHING),
+        Member::method::<BreakerState, _>("getBreakerState", NOTHING),
+    ]);
+    js.define_class::<Construct>("RedisClientWrapper", &members)
+}
+
+struct Construct;
+
+impl Function for Construct {
+    fn run(frame: Frame<'_>) -> Result<Value<'_>> {
+        let Call { js, state } = frame.call;
+        if !frame.constructing() {
+            return Err(Error::type_error("RedisClientWrapper is a class: call it with new."));
+        }
+        let client = if state.making_own_client.take() {
+            Client::new(state, Target::Own, options::OWN_SIZES)
+        } else {
+            let options::Connection { url, sizes } = options::connection(js, frame.argument(0), frame.argument(1))?;
+            Client::new(state, Target::At(url), sizes)
+        };
+        js.wrap(frame.this(), Tied(Rc::new(client)))?;
+        Ok(frame.this())
+    }
+}
+
+/// What to send, and what its answer is for JavaScript.
+pub struct Prepared<E, A> {
+    /// Appends the bytes.
+    pub encode: E,
+    pub replies: Replies,
+    pub repeatable: bool,
+    pub answer: A,
+}
+
+/// Sends what `prepare` gives, with what else this tick sends. `around` may do something before the answer goes on.
+pub fn submit<'scope, E, A>(
+    call: Call<'scope>,
+    client: &Client,
+    prepare: impl FnOnce() -> Result<Prepared<E, A>>,
+    around: impl FnOnce(&Arc<Redis>, Answered) -> Answered,
+) -> Result<Value<'scope>>
+where
+    E: FnOnce(&mut BytesMut),
+    A: FnOnce(Result<RedisValue>, &Arc<str>) -> Result<Reply> + Send + 'static,
+{
+    let Call { js, state } = call;
+    let (deferred, promise) = js.promise()?;
+    let ready = prepare().and_then(|prepared| {
+        let (redis, entered) = client.enter(call)?;
+        Ok((prepared, redis, entered, state.completions(js)?))
+    });
+    match ready {
+        Ok((Prepared { encode, replies, repeatable, answer }, redis, entered, completions)) => {
+            let ticket = completions.ticket(js, deferred);
+            let server = redis.server().clone();
+            let answered = Box::new(move |result| ticket.settle(answer(result, &server)));
+            state.tick.push(js, state, &redis, encode, |length| {
+                let mut request = entered.request(length, replies, repeatable, answered);
+                request.answered = around(&redis, request.answered);
+                request
+            });
+        }
+        Err(failure) => completions::settle(js, state, deferred, Err(failure), &mut Sessions::default()),
+    }
+    Ok(promise)
+}
+
+/// One command whose reply is given in this form.
+fn send<'scope>(
+    call: Call<'scope>,
+    client: &Client,
+    encoding: Encoding,
+    prepare: impl FnOnce() -> Result<(Arguments<'scope>, bool, Shape)>,
+) -> Result<Value<'scope>> {
+    let prepare = || {
+        let (arguments, repeatable, shape) = prepare()?;
+        let encode = move |bytes: &mut BytesMut| arguments.encode_into(bytes);
+        let answer = move |result: Result<RedisValue>, server: &Arc<str>| {
+            Reply::redis(shape.of_reply(result?), encoding, server)
+        };
+        Ok(Prepared { encode, replies: Replies::One, repeatable, answer })
+    };
+    submit(call, client, prepare, |_, answered| answered)
+}
+
+/// A method of the table.
+struct Typed;
+
+impl Function for Typed {
+    fn run(frame: Frame<'_>) -> Result<Value<'_>> {
+        let client = tied(&frame)?;
+        // SAFETY: `class` made every `Typed` with a method of the table.
+        let method: &'static Method = unsafe { frame.data() };
+        let arguments = || {
+            let mut arguments = Arguments::new(frame.call.js);
+            arguments.of_method(method, &frame).map(|()| arguments)
+        };
+        match method.rule() {
+            Rule::Shared { repeatable } => send(frame.call, client, Encoding::Text, || {
+                arguments().map(|arguments| (arguments, repeatable, method.shape()))
+            }),
+            Rule::Blocks => blocking::wait(frame.call, client, Encoding::Text, arguments),
+            Rule::Refused(advice) => Err(refused(method.command, advice)),
+        }
+    }
+}
+
+/// Any command, by its name.
+struct Named;
+
+impl Function for Named {
+    fn run(frame: Frame<'_>) -> Result<Value<'_>> {
+        let client = tied(&frame)?;
+        // SAFETY: `class` made every `Named` with an encoding.
+        let encoding = *unsafe { frame.data::<Encoding>() };
+        let js = frame.call.js;
+        let arguments = || {
+            let name = by_name(js, &frame)?;
+            let mut arguments = Arguments::new(js);
+            arguments.word(name.as_bytes());
+            arguments.rest(&frame, &name)?;
+            let rule = rule(name.as_bytes(), &arguments.plain()[1..]);
+            Ok((name, arguments, rule))
+        };
+        match arguments() {
+            Ok((_, arguments, Rule::Blocks)) => blocking::wait(frame.call, client, encoding, || Ok(arguments)),
+            read => send(frame.call, client, encoding, || match read? {
+                (name, arguments, Rule::Shared { repeatable }) => {
+                    Ok((arguments, repeatable, Shape::of(name.as_bytes())))
+                }
+                (name, _, Rule::Refused(advice)) => Err(refused(&name, advice)),
+                (name, _, Rule::Blocks) => Err(Error::Internal(format!("{name} was not told from others"))),
+            }),
+        }
+    }
+}
+
+/// A script: by its SHA-1, and whole where the server does not know it, which means that it did not run.
+struct Eval;
+
+impl Function for Eval {
+    fn run(frame: Frame<'_>) -> Result<Value<'_>> {
+        let client = tied(&frame)?;
+        let js = frame.call.js;
+        let read = || {
+            let script = args::text(js, frame.argument(0), "script")?;
+            let mut arguments = Arguments::new(js);
+            arguments.keys_and_args(frame.argument(1), frame.argument(2))?;
+            Ok((script, arguments))
+        };
+        let read = read();
+        let whole = read.as_ref().ok().map(|(script, arguments)| {
+            let mut whole = Arguments::new(js);
+            whole.word(b"EVAL");
+            whole.word(script.as_bytes());
+            whole.append(arguments);
+            whole.encoded()
+        });
+        let prepare = || {
+            let (script, rest) = read?;
+            let mut arguments = Arguments::new(js);
+            arguments.word(b"EVALSHA");
+            arguments.word(hex::encode(Sha1::digest(script)).as_bytes());
+            arguments.append(&rest);
+            let encode = move |bytes: &mut BytesMut| arguments.encode_into(bytes);
+            let answer = move |result: Result<RedisValue>, server: &Arc<str>| {
+                Reply::redis(Shape::Plain.of_reply(result?), Encoding::Text, server)
+            };
+            Ok(Prepared { encode, replies: Replies::One, repeatable: false, answer })
+        };
+        let around = |redis: &Arc<Redis>, answered: Answered| -> Answered {
+            let (redis, deadline) = (redis.clone(), Instant::now() + REDIS_DEADLINE);
+            Box::new(move |result| match (result, whole) {
+                (Err(error), Some(whole)) if error.reply_kind() == Some("NOSCRIPT") => {
+                    redis.resend(Batch::of(BytesMut::from(&whole[..]), Some(deadline), answered));
+                }
+                (result, _) => answered(result),
+            })
+        };
+        submit(frame.call, client, prepare, around)
+    }
+}
+
+struct Close;
+
+impl Function for Close {
+    fn run(frame: Frame<'_>) -> Result<Value<'_>> {
+        let Call { js, state } = frame.call;
+        tied(&frame)?.close();
+        completions::resolved(js, state, Reply::Undefined)
+    }
+}
+
+struct Health;
+
+impl Function for Health {
+    fn run(frame: Frame<'_>) -> Result<Value<'_>> {
+        let client = tied(&frame)?;
+        promise_of(frame.call, |call| {
+            let redis = client.redis(call);
+            Ok(async move {
+                Ok(Reply::Boolean(match redis {
+                    Ok(redis) => redis.health().await,
+                    Err(_) => false,
+                }))
+            })
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct StatsObject {
+    size: usize,
+    available: usize,
+    pending: usize,
+}
+
+struct Stats;
+
+impl Function for Stats {
+    fn run(frame: Frame<'_>) -> Result<Value<'_>> {
+        let Call { js, state } = frame.call;
+        let PoolStats { size, available, pending } =
+            tied(&frame)?.opened().map_or_else(PoolStats::default, |redis| redis.stats());
+        Reply::object(&StatsObject { size, available, pending })?.into_value(js, state, &mut Sessions::default())
+    }
+}
+
+struct BreakerState;
+
+impl Function for BreakerState {
+    fn run(frame: Frame<'_>) -> Result<Value<'_>> {
+        let state = tied(&frame)?.breaker();
+        frame.call.js.string(state.as_str().as_bytes())
+    }
+}

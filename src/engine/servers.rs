@@ -1,0 +1,190 @@
+//! Every Redis server that is in use: one breaker a server; one pool for a server, a database and credentials.
+
+use super::redis::{Membership, Redis};
+use crate::config::{MAX_IN_FLIGHT, REDIS_DEADLINE};
+use crate::error::Error;
+use crate::redis_url::{Address, RedisUrl};
+use crate::resilience::breaker::{Policy, State};
+use crate::resilience::guard::{Guard, OnChange};
+use crate::stores::redis::{Plan, Pool, Sizes};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+/// A pool that nobody used for this long is closed.
+const IDLE_POOL: Duration = Duration::from_secs(5 * 60);
+
+/// The same for a pool all of whose clients are gone without having been closed.
+const IDLE_POOL_OF_NOBODY: Duration = Duration::from_secs(5);
+
+/// Pools at most; beyond it the least recently used idle one goes, or soon goes if all are in use at the moment.
+const MAX_POOLS: usize = 32;
+
+/// Calls that may be unanswered on one connection. The guard bounds those that somebody waits for; those whose deadline
+/// has come stand in the line until a silent connection is given up, after 3 s.
+const MAX_ON_A_LINK: usize = 4 * MAX_IN_FLIGHT;
+
+/// Makes what a guard tells of its breaker's changes.
+pub type Changes = Arc<dyn Fn(&Arc<str>, State) + Send + Sync>;
+
+/// The pools and breakers of one engine.
+pub struct Servers {
+    registry: Mutex<Registry>,
+    changes: Changes,
+}
+
+#[derive(Default)]
+struct Registry {
+    guards: HashMap<Address, Arc<Guard>>,
+    pools: HashMap<RedisUrl, Arc<Redis>>,
+    closed: bool,
+}
+
+impl Servers {
+    pub fn new(changes: Changes) -> Self {
+        Self { registry: Mutex::default(), changes }
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The guard of a server, whoever asks it and for whatever.
+    pub fn guard(&self, url: &RedisUrl) -> Arc<Guard> {
+        self.registry().guard(url, &self.changes)
+    }
+
+    /// The state of a server's breaker; that of a server that nobody has asked yet is closed.
+    pub fn breaker(&self, url: &RedisUrl) -> State {
+        self.registry().guards.get(&url.address).map_or(State::Closed, |guard| guard.state())
+    }
+
+    /// The pool for a URL, with at least these sizes; `None` once all was closed.
+    pub fn join(&self, url: &RedisUrl, sizes: Sizes, runtime: &Handle) -> Option<Membership> {
+        let mut registry = self.registry();
+        if registry.closed {
+            return None;
+        }
+        if let Some(redis) = registry.pools.get(url) {
+            redis.pool.enlarge(sizes);
+            return Some(Membership::new(redis.clone()));
+        }
+        let outdated = if registry.pools.len() < MAX_POOLS { None } else { registry.least_recently_used() };
+        let guard = registry.guard(url, &self.changes);
+        let name = format!("studio-redis-native:{}:commands", std::process::id());
+        let plan = Plan::new(url.clone(), server(url), name, MAX_ON_A_LINK);
+        let redis = Arc::new(Redis::new(url.clone(), Pool::new(plan, sizes, runtime.clone()), guard));
+        registry.pools.insert(url.clone(), redis.clone());
+        let membership = Membership::new(redis);
+        drop(registry);
+        if let Some(outdated) = outdated {
+            outdated.close(&CLOSED_AS_IDLE);
+        }
+        Some(membership)
+    }
+
+    /// Gives a share back for good. The last one ends the pool.
+    pub fn leave(&self, membership: Membership) {
+        let mut registry = self.registry();
+        let redis = membership.redis().clone();
+        let last = membership.is_last();
+        if last {
+            redis.retire();
+            registry.forget(&redis);
+        }
+        drop(membership);
+        drop(registry);
+        if last {
+            redis.close(&Error::Closed("This client was closed."));
+        }
+    }
+
+    /// Closes lanes and pools that nobody has used for a while, and forgets breakers that nobody needs.
+    pub fn tend(&self) {
+        let mut registry = self.registry();
+        let pools: Vec<_> = registry.pools.values().cloned().collect();
+        let outdated =
+            |redis: &Arc<Redis>| redis.idle_for() > if redis.has_clients() { IDLE_POOL } else { IDLE_POOL_OF_NOBODY };
+        let (mut idle, used): (Vec<_>, Vec<_>) =
+            pools.into_iter().partition(|redis| outdated(redis) && redis.retire_if_idle());
+        for redis in &idle {
+            registry.forget(redis);
+        }
+        while registry.pools.len() > MAX_POOLS
+            && let Some(outdated) = registry.least_recently_used()
+        {
+            idle.push(outdated);
+        }
+        registry.guards.retain(|_, guard| Arc::strong_count(guard) > 1 || guard.state() != State::Closed);
+        drop(registry);
+        for redis in idle {
+            redis.close(&CLOSED_AS_IDLE);
+        }
+        for redis in used {
+            redis.pool.tend(Instant::now());
+        }
+    }
+
+    /// No new call gets in from now on.
+    pub fn retire(&self) {
+        let mut registry = self.registry();
+        registry.closed = true;
+        for redis in registry.pools.values() {
+            redis.retire();
+        }
+    }
+
+    /// Nobody waits for an answer.
+    pub fn is_idle(&self) -> bool {
+        self.registry().pools.values().all(|redis| redis.is_idle())
+    }
+
+    /// Ends every pool; what is unanswered fails with `error`.
+    pub fn close(&self, error: &Error) {
+        let pools = {
+            let mut registry = self.registry();
+            registry.closed = true;
+            std::mem::take(&mut registry.pools)
+        };
+        for redis in pools.values() {
+            redis.close(error);
+        }
+    }
+}
+
+/// Nobody sees this one: a pool is only closed as idle when it is.
+const CLOSED_AS_IDLE: Error = Error::Closed("The pool was closed, because nobody used it.");
+
+impl Registry {
+    fn guard(&mut self, url: &RedisUrl, changes: &Changes) -> Arc<Guard> {
+        let new = || {
+            let changes = changes.clone();
+            let on_change: OnChange = Box::new(move |server, state| changes(server, state));
+            let guard = Guard::new(server(url), Policy::REDIS, REDIS_DEADLINE, MAX_IN_FLIGHT);
+            Arc::new(guard.with_on_change(on_change))
+        };
+        self.guards.entry(url.address.clone()).or_insert_with(new).clone()
+    }
+
+    /// Takes out the pool that was not used for the longest time, if any is idle.
+    fn least_recently_used(&mut self) -> Option<Arc<Redis>> {
+        let mut pools: Vec<_> = self.pools.values().cloned().collect();
+        pools.sort_by_key(|redis| std::cmp::Reverse(redis.idle_for()));
+        let outdated = pools.into_iter().find(|redis| redis.retire_if_idle())?;
+        self.forget(&outdated);
+        Some(outdated)
+    }
+
+    fn forget(&mut self, redis: &Arc<Redis>) {
+        if self.pools.get(&redis.url).is_some_and(|known| Arc::ptr_eq(known, redis)) {
+            self.pools.remove(&redis.url);
+        }
+    }
+}
+
+/// How messages name a server.
+pub fn server(url: &RedisUrl) -> Arc<str> {
+    format!("Redis at {url}").into()
+}

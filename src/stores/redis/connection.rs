@@ -1,0 +1,355 @@
+//! A connection: its handshake, and what drives it until it is lost.
+
+use super::decoder::{Decoder, Incoming};
+use super::link::{CLOSED, Link, ServerInfo};
+use super::stream::Stream;
+use crate::error::{Error, Result};
+use crate::redis_request::{Batch, encode};
+use crate::redis_url::RedisUrl;
+use crate::redis_value::Value;
+use bytes::BytesMut;
+use std::convert::Infallible;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{sleep, timeout};
+
+/// Time for connecting and for the handshake, each.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A link is asked for a sign of life each time after this long.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+
+/// A link on which nothing arrived for this long while a probe is out is dead: 3 s of silence in all, as promised.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Pushes that are the reply to a command: it has no other one, unless it is refused.
+const CONFIRMATIONS: &[&str] = &["subscribe", "psubscribe", "unsubscribe", "punsubscribe"];
+
+/// Bytes asked of the socket at once: the replies to some hundred small commands.
+const READ_CHUNK: usize = 64 * 1024;
+
+/// Why a connection ended, and what may be sent again on another one.
+pub struct Lost {
+    pub error: Error,
+    pub again: Batch,
+}
+
+/// A connection that has shaken hands and waits to be driven.
+pub struct Connection {
+    link: Link,
+    ending: EndOnDrop,
+    stream: Arc<Stream>,
+    decoder: Decoder,
+    news: News,
+    probed: bool,
+}
+
+/// Gets pushes, in their order.
+type News = Box<dyn Fn(Vec<Value>) + Send>;
+
+impl Connection {
+    /// Connects, introduces itself as `name` and learns who the server is.
+    ///
+    /// # Errors
+    /// [`Error::Connection`] with the cause: refused, too slow, bad credentials, too old a server.
+    pub async fn open(url: &RedisUrl, server: &Arc<str>, name: &str, limit: usize) -> Result<Self> {
+        let fault = |reason: String| Error::Connection { server: server.clone(), reason };
+        let late = |what: &str| fault(format!("no {what} within {} ms", CONNECT_DEADLINE.as_millis()));
+        let connected = timeout(CONNECT_DEADLINE, Stream::connect(&url.address)).await;
+        let stream = connected.map_err(|_| late("connection"))?.map_err(|error| fault(error.to_string()))?;
+        let mut decoder = Decoder::default();
+        let info = timeout(CONNECT_DEADLINE, shake_hands(&stream, &mut decoder, url, name))
+            .await
+            .map_err(|_| late("answer to the handshake"))?
+            .map_err(fault)?;
+        let stream = Arc::new(stream);
+        let link = Link::new(server.clone(), info, limit, &stream);
+        let ending = EndOnDrop(link.clone());
+        Ok(Self { link, ending, stream, decoder, news: Box::new(|_| {}), probed: true })
+    }
+
+    /// Hands pushes to `news`. Confirmations of subscriptions are not among them: those are replies.
+    pub fn hearing(self, news: impl Fn(Vec<Value>) + Send + 'static) -> Self {
+        Self { news: Box::new(news), ..self }
+    }
+
+    /// Leaves it to the kernel to find out whether the server is there: a command may block the connection.
+    pub fn unprobed(self) -> Self {
+        Self { probed: false, ..self }
+    }
+
+    /// A handle that others may send on while [`Connection::drive`] runs.
+    pub fn link(&self) -> Link {
+        self.link.clone()
+    }
+
+    /// Moves bytes until the connection is lost, and returns why. Dropping the future closes the connection.
+    pub async fn drive(self) -> Lost {
+        let Self { link, ending, stream, decoder, news, probed } = self;
+        let error = tokio::select! {
+            Err(error) = read(&link, &stream, decoder, news) => error,
+            Err(error) = link.write(&stream) => error,
+            Err(error) = watch(&link), if probed => error,
+            Err(error) = link.watch_deadlines() => error,
+        };
+        let again = link.end(&error);
+        drop(ending);
+        Lost { error, again }
+    }
+}
+
+/// A connection that is dropped, because its lane was closed, must not leave callers waiting: also one that was never driven.
+struct EndOnDrop(Link);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        let closed = self.0.broken(CLOSED);
+        self.0.end(&closed).settle(&Err(closed));
+    }
+}
+
+/// HELLO, SELECT and INFO in one write. The error is a reason without secrets.
+async fn shake_hands(
+    stream: &Stream,
+    decoder: &mut Decoder,
+    url: &RedisUrl,
+    name: &str,
+) -> std::result::Result<ServerInfo, String> {
+    let database = url.database.to_string();
+    let mut hello = vec!["HELLO", "3"];
+    if let Some(password) = &url.password {
+        hello.extend(["AUTH", url.username.as_deref().unwrap_or("default"), password.reveal()]);
+    }
+    hello.extend(["SETNAME", name]);
+    let mut bytes = BytesMut::new();
+    encode(&mut bytes, &hello);
+    encode(&mut bytes, &["SELECT", &database]);
+    encode(&mut bytes, &["INFO", "server"]);
+    write(stream, &bytes).await.map_err(|error| error.to_string())?;
+
+    match next_reply(stream, decoder).await? {
+        Value::Error(text) if text.starts_with("NOPROTO") || text.contains("unknown command") => {
+            return Err(format!("the server speaks no RESP3 ({text}); Redis 6.2 or later is needed"));
+        }
+        Value::Error(text) => return Err(text),
+        _ => {}
+    }
+    if let Value::Error(text) = next_reply(stream, decoder).await? {
+        return Err(format!("database {database} cannot be selected ({text})"));
+    }
+    let info = next_reply(stream, decoder).await?;
+    let field = |name: &str| {
+        let lines = info.as_str().unwrap_or_default().lines();
+        lines.filter_map(|line| line.split_once(':')).find(|(key, _)| *key == name).map(|(_, value)| value.trim())
+    };
+    Ok(ServerInfo {
+        run_id: field("run_id").filter(|id| !id.is_empty()).map(Arc::from),
+        version: field("redis_version").map(str::to_owned),
+    })
+}
+
+async fn write(stream: &Stream, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(&[IoSlice::new(bytes)]) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn next_reply(stream: &Stream, decoder: &mut Decoder) -> std::result::Result<Value, String> {
+    loop {
+        match decoder.next() {
+            Ok(Some(Incoming::Reply(value))) => return Ok(value),
+            Ok(Some(Incoming::Push(_))) => {}
+            Ok(None) => match stream.read(decoder.buffer()).await {
+                Ok(0) => return Err("the server closed it during the handshake".to_owned()),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            },
+            Err(malformed) => return Err(malformed.to_string()),
+        }
+    }
+}
+
+/// Reads replies. All that arrived at once are handed out at once, so that JavaScript is woken once for them.
+async fn read(link: &Link, stream: &Stream, mut decoder: Decoder, news: News) -> Result<Infallible> {
+    let mut replies = Vec::new();
+    loop {
+        let understood = loop {
+            match decoder.next() {
+                Ok(Some(Incoming::Reply(reply))) => replies.push(reply),
+                Ok(Some(Incoming::Push(items))) if is_confirmation(&items) => replies.push(Value::Null),
+                Ok(Some(Incoming::Push(items))) => {
+                    link.receive(&mut replies)?;
+                    news(items);
+                }
+                Ok(None) => break Ok(()),
+                Err(malformed) => break Err(link.broken(malformed)),
+            }
+        };
+        link.receive(&mut replies)?;
+        understood?;
+        decoder.buffer().reserve(READ_CHUNK);
+        match stream.read(decoder.buffer()).await {
+            Ok(0) => return Err(link.broken("the server closed it")),
+            Ok(_) => link.hear(),
+            Err(error) => return Err(link.broken(error)),
+        }
+    }
+}
+
+fn is_confirmation(items: &[Value]) -> bool {
+    items.first().and_then(Value::as_str).is_some_and(|kind| CONFIRMATIONS.contains(&kind))
+}
+
+/// Sends a probe again and again, and declares the link dead if nothing arrives after one, or if something else is its
+/// answer: then every later answer would be somebody else's, too.
+async fn watch(link: &Link) -> Result<Infallible> {
+    loop {
+        sleep(PROBE_AFTER).await;
+        // A full outbox needs no probe: its commands wait for an answer as well.
+        let Ok(mut answer) = link.submit(&["PING"]) else { continue };
+        let mut patience = PROBE_PATIENCE;
+        let answer = loop {
+            match timeout(patience, &mut answer).await {
+                Ok(answer) => break answer,
+                // A long reply may be arriving slowly before it.
+                Err(_) => match PROBE_PATIENCE.checked_sub(link.silent_for()) {
+                    Some(rest) if !rest.is_zero() => patience = rest,
+                    _ => return Err(link.broken(format!("nothing arrived for {} ms", link.silent_for().as_millis()))),
+                },
+            }
+        };
+        match answer {
+            Ok(Ok(Value::Text(text))) if text == "PONG" => {}
+            // This user may not PING. That is an answer, too.
+            Ok(Err(Error::Reply { .. })) => {}
+            Ok(Err(lost)) => return Err(lost),
+            _ => return Err(link.broken("its replies are out of step: a PING got another command's")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Against servers that misbehave as no real one would on demand.
+
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+    use tokio::time::Instant;
+
+    const HELLO: &[u8] = b"%1\r\n+proto\r\n:3\r\n+OK\r\n$36\r\nredis_version:7.0.0\r\nrun_id:life-one\r\n";
+
+    /// A server that answers each time something arrives with the next of `answers`, and closes after the last.
+    async fn server(answers: Vec<&'static [u8]>) -> (RedisUrl, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://:secret@{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut bytes = [0; 4096];
+            for answer in answers {
+                assert!(stream.read(&mut bytes).await.unwrap() > 0);
+                stream.write_all(answer).await.unwrap();
+            }
+        });
+        (RedisUrl::parse("URL", &url).unwrap(), serving)
+    }
+
+    async fn open(url: &RedisUrl) -> Result<Connection> {
+        Connection::open(url, &"Redis".into(), "test", 2).await
+    }
+
+    async fn driven(answers: Vec<&'static [u8]>) -> (Link, JoinHandle<Lost>) {
+        let (url, _) = server(answers).await;
+        let connection = open(&url).await.unwrap();
+        (connection.link(), tokio::spawn(connection.drive()))
+    }
+
+    #[tokio::test]
+    async fn the_handshake_tells_which_life_of_the_server_this_is() {
+        let (link, _) = driven(vec![HELLO]).await;
+        assert_eq!(link.info().run_id.as_deref(), Some("life-one"));
+        assert_eq!(link.info().version.as_deref(), Some("7.0.0"));
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_fails_says_why_and_shows_no_password() {
+        for (answer, reason) in [
+            (&b"-ERR unknown command 'HELLO'\r\n"[..], "Redis 6.2 or later"),
+            (b"-WRONGPASS invalid username-password pair or user is disabled.\r\n", "WRONGPASS"),
+            (b"%0\r\n-ERR DB index is out of range\r\n", "database 0 cannot be selected"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not RESP3"),
+            (b"%1\r\n+pro", "closed it during the handshake"),
+        ] {
+            let (url, _) = server(vec![answer]).await;
+            let error = open(&url).await.err().unwrap();
+            assert_eq!(error.code(), "ERR_CONNECTION");
+            assert!(error.to_string().contains(reason) && !error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_unanswered_when_the_link_breaks_fails_once_and_nothing_more_is_taken() {
+        for broken in [&b"$5\r\nab"[..], b"?", b"+OK\r\n+nobody asked\r\n"] {
+            let (link, driver) = driven(vec![HELLO, broken]).await;
+            let answer = link.send(&["GET", "k"]).await;
+            assert_eq!(driver.await.unwrap().error.code(), "ERR_CONNECTION");
+            assert!(answer.is_ok() == broken.starts_with(b"+OK"));
+            assert_eq!(link.send(&["GET", "k"]).await.unwrap_err().code(), "ERR_CONNECTION");
+        }
+    }
+
+    #[tokio::test]
+    async fn replies_go_to_those_who_asked_in_order_and_pushes_to_nobody() {
+        let (link, _) = driven(vec![HELLO, b">2\r\n+invalidate\r\n_\r\n:1\r\n-ERR two\r\n"]).await;
+        let (one, two) = (link.submit(&["A"]).unwrap(), link.submit(&["B"]).unwrap());
+        assert_eq!(link.submit(&["C"]).unwrap_err().code(), "ERR_OVERLOADED", "the limit is two");
+        assert_eq!(one.await.unwrap().unwrap(), Value::Int(1));
+        assert_eq!(two.await.unwrap().unwrap_err().code(), "ERR_REPLY");
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_gave_up_leaves_his_reply_behind() {
+        let (link, _) = driven(vec![HELLO, b":1\r\n:2\r\n"]).await;
+        drop(link.submit(&["A"]).unwrap());
+        assert_eq!(link.send(&["B"]).await.unwrap(), Value::Int(2));
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_is_given_up_after_three_seconds() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = RedisUrl::parse("URL", &format!("redis://{}", listener.local_addr().unwrap())).unwrap();
+        let client = async { open(&url).await.unwrap() };
+        let (connection, (mut silent, _)) = tokio::join!(client, async {
+            let (mut stream, peer) = listener.accept().await.unwrap();
+            stream.write_all(HELLO).await.unwrap();
+            (stream, peer)
+        });
+        let link = connection.link();
+        tokio::time::pause();
+        let driver = tokio::spawn(connection.drive());
+        let begun = Instant::now();
+        let unanswered = link.send(&["GET", "k"]).await.unwrap_err();
+        assert!(unanswered.to_string().contains("nothing arrived for 3"), "{unanswered}");
+        assert_eq!(begun.elapsed().as_secs(), 3);
+        driver.await.unwrap();
+        let mut bytes = Vec::new();
+        silent.read_to_end(&mut bytes).await.unwrap();
+        assert!(bytes.ends_with(b"*1\r\n$4\r\nPING\r\n"), "it was asked for a sign of life");
+    }
+
+    #[tokio::test]
+    async fn a_closed_driver_leaves_nobody_waiting() {
+        let (link, driver) = driven(vec![HELLO, b""]).await;
+        let waiting = link.submit(&["GET", "k"]).unwrap();
+        driver.abort();
+        assert_eq!(waiting.await.unwrap().unwrap_err().code(), "ERR_CONNECTION");
+    }
+}

@@ -1,0 +1,249 @@
+//! A pool of lanes to one server, database and user. Any number of commands travel on each lane at once.
+//!
+//! A pool opens as many lanes as its least size at the first command, more while the least busy one is very busy, and
+//! closes those again that nobody needed for a while.
+
+use super::lane::{Lane, Owner, Plan, Status};
+use super::link::{Departure, Link};
+use crate::config::REDIS_DEADLINE;
+use crate::error::Error;
+use crate::redis_request::Batch;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// With fewer missing replies than this a lane is as good as an idle one: what goes out together stays together, which
+/// saves more system calls than a second connection would win.
+const BUSY: usize = 128;
+
+/// A pool grows when its least busy lane misses this many replies.
+const VERY_BUSY: usize = 512;
+
+/// A lane beyond the least size that was not needed for this long is closed.
+const IDLE_LANE: Duration = Duration::from_secs(30);
+
+/// How many lanes a pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    pub least: usize,
+    pub most: usize,
+}
+
+impl Sizes {
+    /// The sizes that do for both.
+    pub fn max(self, other: Self) -> Self {
+        Self { least: self.least.max(other.least), most: self.most.max(other.most) }
+    }
+}
+
+/// Open lanes, those of them that have answered everything, and replies that are missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LaneStats {
+    pub open: usize,
+    pub idle: usize,
+    pub unanswered: usize,
+}
+
+/// A handle to a pool. Its lanes end with the last one.
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
+    plan: Arc<Plan>,
+    runtime: Handle,
+    lanes: Mutex<Lanes>,
+    /// Changes when any lane does.
+    changed: watch::Sender<()>,
+    this: Weak<Self>,
+}
+
+struct Lanes {
+    sizes: Sizes,
+    members: Vec<Member>,
+    closed: Option<Error>,
+}
+
+struct Member {
+    lane: Lane,
+    needed: Instant,
+}
+
+/// Where a batch can go at this moment.
+enum Way {
+    On(Link),
+    /// A connection is being made.
+    Wait,
+    None(Error),
+}
+
+impl Pool {
+    /// Plans a pool on `runtime`; connects nothing.
+    pub fn new(plan: Arc<Plan>, sizes: Sizes, runtime: Handle) -> Self {
+        let lanes = Mutex::new(Lanes { sizes, members: Vec::new(), closed: None });
+        let changed = watch::Sender::new(());
+        Self(Arc::new_cyclic(|this| Shared { plan, runtime, lanes, changed, this: this.clone() }))
+    }
+
+    /// Lets the pool have these sizes, if they are larger than its own.
+    pub fn enlarge(&self, sizes: Sizes) {
+        let mut lanes = self.0.lanes();
+        lanes.sizes = lanes.sizes.max(sizes);
+    }
+
+    /// Sends a batch. Each of its requests is answered: by the server, or with an error.
+    pub fn send(&self, batch: Batch, departure: Departure) {
+        let batch = match self.0.way() {
+            Way::On(link) => match link.send_batch(batch, departure) {
+                Ok(()) => return,
+                Err((error @ Error::Overloaded { .. }, batch)) => return batch.settle(&Err(error)),
+                // Lost at this moment, which its lane will tell.
+                Err((_, batch)) => batch,
+            },
+            Way::Wait => batch,
+            Way::None(error) => return batch.settle(&Err(error)),
+        };
+        self.0.runtime.spawn(wait(self.0.clone(), batch, false));
+    }
+
+    /// Connections and commands at this moment.
+    pub fn stats(&self) -> LaneStats {
+        let lanes = self.0.lanes();
+        lanes.members.iter().filter_map(|member| member.lane.up()).fold(LaneStats::default(), |stats, link| {
+            let unanswered = link.unanswered();
+            LaneStats {
+                open: stats.open + 1,
+                idle: stats.idle + usize::from(unanswered == 0),
+                unanswered: stats.unanswered + unanswered,
+            }
+        })
+    }
+
+    /// Closes lanes that were not needed for a while.
+    pub fn tend(&self, now: Instant) {
+        let mut lanes = self.0.lanes();
+        let mut extra = lanes.members.len().saturating_sub(lanes.sizes.least);
+        let (closed, kept) = std::mem::take(&mut lanes.members).into_iter().partition(|member| {
+            let idle = member.lane.up().is_none_or(|link| link.unanswered() == 0);
+            let close = extra > 0 && idle && now.saturating_duration_since(member.needed) > IDLE_LANE;
+            extra -= usize::from(close);
+            close
+        });
+        lanes.members = kept;
+        drop(lanes);
+        // What a lane that ends has to tell may come back here.
+        drop::<Vec<Member>>(closed);
+    }
+
+    /// Ends every lane; what is unanswered, and whatever is sent from now on, fails with `error`.
+    pub fn close(&self, error: &Error) {
+        let members = {
+            let mut lanes = self.0.lanes();
+            lanes.closed.get_or_insert_with(|| error.clone());
+            std::mem::take(&mut lanes.members)
+        };
+        for member in &members {
+            member.lane.close(error);
+        }
+        self.0.changed.send_replace(());
+    }
+}
+
+impl Shared {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The least busy lane. Lanes that are not really busy count as equal, so that the first of them is kept busy and
+    /// the last ones can be closed.
+    fn way(&self) -> Way {
+        let mut lanes = self.lanes();
+        if let Some(error) = &lanes.closed {
+            return Way::None(error.clone());
+        }
+        while lanes.members.len() < lanes.sizes.least {
+            self.add_lane(&mut lanes);
+        }
+        let (mut best, mut connecting, mut down) = (None, false, None);
+        for (index, member) in lanes.members.iter().enumerate() {
+            match member.lane.status() {
+                Status::Up(link) => {
+                    let unanswered = link.unanswered();
+                    if best.as_ref().is_none_or(|(_, _, least)| unanswered < *least) {
+                        best = Some((index, link, unanswered));
+                    }
+                    if unanswered < BUSY {
+                        break;
+                    }
+                }
+                Status::Connecting => connecting = true,
+                Status::Down(error) => down = Some(error),
+            }
+        }
+        let Some((index, link, unanswered)) = best else {
+            return match down {
+                Some(error) if !connecting => Way::None(error),
+                _ => Way::Wait,
+            };
+        };
+        if unanswered >= VERY_BUSY && !connecting && down.is_none() && lanes.members.len() < lanes.sizes.most {
+            self.add_lane(&mut lanes);
+        }
+        lanes.members[index].needed = Instant::now();
+        Way::On(link)
+    }
+
+    fn add_lane(&self, lanes: &mut Lanes) {
+        let lane = Lane::owned(self.plan.clone(), Arc::new(Parent(self.this.clone())));
+        lane.start(&self.runtime);
+        lanes.members.push(Member { lane, needed: Instant::now() });
+    }
+}
+
+/// What a lane sees of its pool.
+struct Parent(Weak<Shared>);
+
+impl Owner for Parent {
+    fn changed(&self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.changed.send_replace(());
+        }
+    }
+
+    fn orphaned(&self, batch: Batch, error: &Error) {
+        match self.0.upgrade() {
+            Some(pool) => drop(pool.runtime.clone().spawn(wait(pool, batch, true))),
+            None => batch.settle(&Err(error.clone())),
+        }
+    }
+}
+
+/// Sends a batch as soon as a lane is up, until its deadlines come. One that is not `patient` gives up when no lane can be.
+async fn wait(pool: Arc<Shared>, mut batch: Batch, patient: bool) {
+    let mut changed = pool.changed.subscribe();
+    let missed = Error::Timeout { server: pool.plan.server.clone(), after: REDIS_DEADLINE };
+    loop {
+        let way = pool.way();
+        let (late, rest) = batch.split_late(Instant::now());
+        let reason = if let Way::None(error) = &way { error } else { &missed };
+        for request in late {
+            (request.answered)(Err(reason.clone()));
+        }
+        let Some(rest) = rest else { return };
+        batch = match way {
+            Way::On(link) => match link.send_batch(rest, Departure::Soon) {
+                Ok(()) => return,
+                Err((error @ Error::Overloaded { .. }, batch)) => return batch.settle(&Err(error)),
+                Err((_, batch)) => batch,
+            },
+            Way::None(error) if !patient || pool.lanes().closed.is_some() => return rest.settle(&Err(error)),
+            Way::None(_) | Way::Wait => rest,
+        };
+        let deadline = batch.deadline().unwrap_or_else(|| Instant::now() + REDIS_DEADLINE);
+        tokio::select! {
+            _ = changed.changed() => {}
+            () = sleep_until(deadline) => {}
+        }
+    }
+}
