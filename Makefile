@@ -15,7 +15,7 @@ demo: ## sign in, sign out, and Redis going away under traffic, on real servers
 test: ## run every check (within 20 minutes on two cores)
 	@node scripts/test.mjs
 
-soak: ## run every check with full counts, and the mutants
+soak: ## run every check with full counts, the fuzzing and the mutants
 	@SOAK=1 node scripts/test.mjs
 
 bench: ## measure sessions against pg and a plain cache-aside, and commands against other Redis clients

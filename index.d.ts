@@ -208,8 +208,9 @@ export interface Subscription {
  * share one pool, and all clients of a server share one breaker.
  *
  * Each method is one command of Redis, with a deadline of 1000 ms. Replies have the shapes of ioredis. Commands of one tick
- * leave together and are executed in their order; beyond a tick, `await` what has to come first. A command is sent a
- * second time only if it never left, or if it only reads and its connection was lost.
+ * leave together and are executed in their order, but for those that block and a script that the server does not know yet;
+ * beyond a tick, `await` what has to come first. A command is sent a second time only if it never left, or if it only reads
+ * and its connection was lost.
  *
  * Rejects with `ERR_TIMEOUT`, `ERR_CONNECTION`, `ERR_CIRCUIT_OPEN`, `ERR_OVERLOADED`, `ERR_REPLY` or `ERR_CLOSED`.
  */
@@ -311,7 +312,10 @@ export declare class RedisClientWrapper {
     handler: (message: string, channel: string, pattern: string) => void,
   ): Promise<Subscription>;
 
-  /** Runs a Lua script. It travels as its SHA-1, and whole where the server does not know it yet. */
+  /**
+   * Runs a Lua script. It travels as its SHA-1; where the server does not know it yet, which takes no time, it is sent whole,
+   * as a second command with a deadline of its own.
+   */
   eval(script: string, keys: readonly RedisArgument[], args: readonly RedisArgument[]): Promise<unknown>;
 
   /** Commands that go out as one write. Others may be executed between them. */
@@ -391,7 +395,7 @@ export type RedisBatchCommands = {
 
 /** Connections at one moment. On one connection many commands travel at once, so that nobody waits for a free one. */
 export interface PoolStats {
-  /** Open connections: those of the pool, the one for sessions where it is of the same server, and those that block or listen. */
+  /** Open connections: those of the pool, and those that block or listen. */
   size: number;
   /** Open connections of the pool that have answered everything. */
   available: number;

@@ -256,6 +256,21 @@ describe('a subscription ends', () => {
     await other.unsubscribe();
   });
 
+  test('by close() of its client, amid messages that have come already', async () => {
+    const short = openClient(url);
+    const heard = [];
+    await short.subscribe(channel, (message) => {
+      heard.push(message);
+      short.close();
+    });
+    const batch = client.pipeline();
+    for (let count = 0; count < 200; count += 1) batch.publish(channel, String(count));
+    await batch.exec();
+    await untilHeard(heard, 1);
+    await aWhile();
+    expect(heard).toEqual(['0']);
+  });
+
   test('by shutdown(), after which one can subscribe anew', async () => {
     const heard = [];
     const old = await client.subscribe(channel, () => heard.push('old'));

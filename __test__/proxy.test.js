@@ -85,6 +85,24 @@ test.each(['toServer', 'toClient', 'both'])('freeze %s keeps bytes and sockets u
   await receives(late, 'c');
 });
 
+test('stranded connections stay open and pass nothing, new ones work', async () => {
+  const client = await connect();
+  client.socket.write('a');
+  await receives(client, 'a');
+  proxy.strand();
+  client.socket.write('b');
+  const late = await connect();
+  late.socket.write('c');
+  await receives(late, 'c');
+  await sleep(50);
+  expect([client.received, client.ended, proxy.connections]).toEqual(['a', false, 2]);
+  client.socket.end();
+  await sleep(50);
+  expect(client.ended).toBe(false);
+  proxy.reset();
+  await until(() => client.ended && late.ended, { deadlineMs: 2000 });
+});
+
 test('holds replies and delivers them in order', async () => {
   const client = await connect();
   proxy.holdReplies();

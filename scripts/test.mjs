@@ -5,6 +5,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { whyNotFuzz } from './fuzz.mjs';
 import { NPM_CI, isStale } from './prepare.mjs';
 import { startServices } from './services.mjs';
 
@@ -70,7 +71,12 @@ const STEPS = [
   { name: 'types', command: ['node', 'node_modules/typescript/bin/tsc', '-p', '__test__/types'] },
   { name: 'Jest', services: true, command: ['node', 'node_modules/jest/bin/jest.js', '--ci'] },
   { name: 'packed package', services: true, command: ['node', 'scripts/check-package.mjs'] },
-  ...(soak ? [{ name: 'mutants', services: true, command: ['node', 'scripts/mutants.mjs'] }] : []),
+  ...(soak
+    ? [
+        { name: 'fuzzing', skip: whyNotFuzz, command: ['node', 'scripts/fuzz.mjs'] },
+        { name: 'mutants', services: true, command: ['node', 'scripts/mutants.mjs'] },
+      ]
+    : []),
 ];
 
 let child = null;

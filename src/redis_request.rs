@@ -48,6 +48,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// An empty batch with room for some usual requests.
+    pub fn with_room() -> Self {
+        Self { bytes: BytesMut::with_capacity(4096), requests: Vec::with_capacity(64) }
+    }
+
     /// A batch of one command, which is sent once.
     pub fn of(bytes: BytesMut, deadline: Option<Instant>, answered: Answered) -> Self {
         let request = Request { length: bytes.len(), replies: Replies::One, repeatable: false, deadline, answered };

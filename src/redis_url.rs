@@ -52,7 +52,8 @@ impl RedisUrl {
         let address = match url.scheme() {
             "redis" | "valkey" => {
                 let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("has no host."))?;
-                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                // Lower case, so that a server has one name and with it one pool and one breaker.
+                let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
                 Address::Tcp { host, port: url.port().unwrap_or(6379) }
             }
             "unix" if !url.path().is_empty() && url.path() != "/" => {
@@ -73,13 +74,15 @@ impl RedisUrl {
         if username.is_some() && password.is_none() {
             return Err(wrong("has a user but no password."));
         }
-        let number = match address {
-            Address::Tcp { .. } => url.path().trim_matches('/').to_owned(),
-            Address::Unix { .. } => url
-                .query_pairs()
-                .find(|(name, _)| name == "db")
-                .map(|(_, value)| value.into_owned())
-                .unwrap_or_default(),
+        let path = match address {
+            Address::Tcp { .. } => url.path().trim_matches('/'),
+            Address::Unix { .. } => "",
+        };
+        let query = url.query_pairs().find(|(name, _)| name == "db").map(|(_, value)| value.into_owned());
+        let number = match query {
+            Some(query) if path.is_empty() || path == query => query,
+            Some(_) => return Err(wrong("names two databases.")),
+            None => path.to_owned(),
         };
         let database = match number.as_str() {
             "" => 0,
@@ -120,6 +123,7 @@ mod tests {
         assert_eq!(url.database, 3);
         assert_eq!(parse("valkey://[::1]").unwrap().to_string(), "[::1]:6379");
         assert_eq!(parse("redis://:only@h").unwrap().username, None);
+        assert_eq!(parse("redis://h?db=3").unwrap().database, 3);
         let unix = parse("unix:///run/redis.sock?db=2").unwrap();
         assert_eq!((unix.to_string().as_str(), unix.database), ("/run/redis.sock", 2));
     }
@@ -131,6 +135,7 @@ mod tests {
             ("http://:hunter2@h", "scheme http:"),
             ("rediss://:hunter2@h", "does not support"),
             ("redis://:hunter2@h/one", "database"),
+            ("redis://:hunter2@h/1?db=2", "two databases"),
             ("redis://:hunter2@h:99999", "is not a URL"),
             ("redis://user@h", "no password"),
             ("unix:", "no path"),

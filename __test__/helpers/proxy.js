@@ -35,6 +35,8 @@ class Flow {
       await this.proxy.passable(this.direction);
       if (this.connection.destroyed) return;
       const chunk = this.queue.shift();
+      // Taken and never passed on, not even the end: neither side is told.
+      if (this.connection.stranded) continue;
       if (chunk === END) {
         this.to.end();
         continue;
@@ -82,7 +84,7 @@ class Flow {
 /** A client's socket with the socket to the server that belongs to it. */
 class Connection {
   constructor(proxy, client, server) {
-    Object.assign(this, { proxy, client, server, destroyed: false });
+    Object.assign(this, { proxy, client, server, destroyed: false, stranded: false });
     for (const socket of [client, server]) {
       socket.setNoDelay(true);
       // An abrupt end of one side is one of the other too.
@@ -180,6 +182,11 @@ class Proxy {
   thaw(direction = 'both') {
     for (const one of each(direction)) this.frozen[one] = false;
     for (const resolve of this.waiting.splice(0)) resolve();
+  }
+
+  /** Passes no byte of the present connections any more, for good, and keeps their sockets; new ones work. */
+  strand() {
+    for (const connection of this.open) connection.stranded = true;
   }
 
   /** Takes every reply from the server and keeps it, without letting the server feel it. */

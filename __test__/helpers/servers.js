@@ -5,6 +5,7 @@
 const { RedisServer, PostgresServer, ensureInstalled } = require('../../scripts/services/index.cjs');
 const { freePort, sleep, until } = require('../../scripts/services/net.cjs');
 const { Proxy } = require('./proxy.js');
+const { FakeRedis } = require('./fake-redis.js');
 
 const started = [];
 
@@ -31,6 +32,12 @@ const startProxy = async (targetPort) => {
   return track(proxy, proxy.close);
 };
 
+/** A server that misbehaves as a Redis; see fake-redis.js. */
+const startFakeRedis = async () => {
+  const server = await FakeRedis.start();
+  return track(server, server.close);
+};
+
 /** Ends everything that was started here, the last first. */
 async function endServers() {
   for (const end of started.splice(0).reverse()) await end();
@@ -38,4 +45,14 @@ async function endServers() {
 
 if (typeof afterAll === 'function') afterAll(endServers);
 
-module.exports = { startRedis, startPostgres, startProxy, endServers, ensureInstalled, freePort, sleep, until };
+module.exports = {
+  startRedis,
+  startPostgres,
+  startProxy,
+  startFakeRedis,
+  endServers,
+  ensureInstalled,
+  freePort,
+  sleep,
+  until,
+};

@@ -120,7 +120,7 @@ pub fn options<'scope, const N: usize>(
     if js.array_length(value)?.is_some() {
         return Err(Error::type_error(format!("{name} must be an object, got an array.")));
     }
-    let names = js.own_names(value)?;
+    let names = js.own_names(value).map_err(|_| Error::type_error(format!("{name} could not be read.")))?;
     for index in 0..js.array_length(names)?.unwrap_or(0) {
         let found = short(js, js.get_index(names, index)?, "a name", |found| found.map(<[u8]>::to_vec))?;
         let found = found.unwrap_or_default();

@@ -46,7 +46,7 @@ fn commands<'scope>(frame: &Frame<'scope>) -> Result<&'scope Commands> {
 
 /// The class, for this environment. Only `New` makes objects of it.
 pub fn class<'scope>(js: Js<'scope>) -> Result<Value<'scope>> {
-    let fitting = METHODS.iter().filter(|method| method.rule() != Rule::Blocks);
+    let fitting = METHODS.iter().filter(|method| method.rule != Rule::Blocks);
     let mut members: Vec<_> = fitting.map(|method| Member::method::<Typed, _>(method.name, method)).collect();
     members.extend([
         Member::method::<Named, _>("call", NOTHING),
@@ -118,10 +118,10 @@ impl Function for Typed {
         let commands = commands(&frame)?;
         // SAFETY: `class` made every `Typed` with a method of the table.
         let method: &'static Method = unsafe { frame.data() };
-        let mut arguments = Arguments::new(frame.call.js);
+        let mut arguments = Arguments::new(frame.call);
         arguments.of_method(method, &frame)?;
-        let repeatable = in_batch(method.command, method.rule(), commands.transaction)?;
-        commands.add(&arguments, method.shape(), repeatable)?;
+        let repeatable = in_batch(method.command, method.rule, commands.transaction)?;
+        commands.add(&arguments, method.shape, repeatable)?;
         Ok(frame.this())
     }
 }
@@ -133,7 +133,7 @@ impl Function for Named {
     fn run(frame: Frame<'_>) -> Result<Value<'_>> {
         let commands = commands(&frame)?;
         let name = by_name(frame.call.js, &frame)?;
-        let mut arguments = Arguments::new(frame.call.js);
+        let mut arguments = Arguments::new(frame.call);
         arguments.word(name.as_bytes());
         arguments.rest(&frame, &name)?;
         let rule = rule(name.as_bytes(), &arguments.plain()[1..]);
@@ -150,7 +150,7 @@ impl Function for Eval {
     fn run(frame: Frame<'_>) -> Result<Value<'_>> {
         let commands = commands(&frame)?;
         let js = frame.call.js;
-        let mut arguments = Arguments::new(js);
+        let mut arguments = Arguments::new(frame.call);
         arguments.word(b"EVAL");
         arguments.word(super::args::text(js, frame.argument(0), "script")?.as_bytes());
         arguments.keys_and_args(frame.argument(1), frame.argument(2))?;
@@ -196,7 +196,7 @@ impl Function for Exec {
             let encode = move |out: &mut BytesMut| out.extend_from_slice(&bytes);
             Ok(Prepared { encode, replies, repeatable: commands.repeatable.get(), answer })
         };
-        submit(frame.call, &commands.client, prepare, |_, answered| answered)
+        submit(frame.call, &commands.client, prepare, |_| None)
     }
 }
 
@@ -210,8 +210,12 @@ fn of_transaction(result: Result<RedisValue>, server: &Arc<str>) -> Result<Vec<R
     let RedisValue::Array(mut replies) = result? else { return Err(unexpected()) };
     let refused = |text| Error::Reply { server: server.clone(), text };
     let executed = replies.pop();
-    match (replies.into_iter().next(), executed) {
-        // Without a MULTI there is no EXEC either.
+    let mut replies = replies.into_iter();
+    match (replies.next(), executed) {
+        // Where MULTI is refused (an ACL), what follows it is no transaction, but has left already.
+        (Some(RedisValue::Error(text)), _) if replies.any(|reply| !matches!(reply, RedisValue::Error(_))) => {
+            Err(refused(format!("{text} (the commands were executed, but not as a transaction)")))
+        }
         (Some(RedisValue::Error(text)), _) | (_, Some(RedisValue::Error(text))) => Err(refused(text)),
         (_, Some(RedisValue::Array(replies))) => Ok(replies),
         _ => Err(unexpected()),

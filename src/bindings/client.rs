@@ -11,8 +11,7 @@ use super::{args, batch, blocking, options};
 use crate::client::methods::{METHODS, Method};
 use crate::client::rules::{Rule, rule};
 use crate::client::shape::Shape;
-use crate::config::REDIS_DEADLINE;
-use crate::engine::redis::{ENDED, Entered, Lasting, Membership, PoolStats, Redis, Sizes};
+use crate::engine::redis::{Departure, ENDED, Entered, Lasting, Membership, PoolStats, Redis, Sizes};
 use crate::error::{Error, Result};
 use crate::process;
 use crate::redis_request::{Answered, Batch, Replies};
@@ -26,7 +25,6 @@ use sha1::{Digest, Sha1};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Which server a client is for.
@@ -41,7 +39,7 @@ pub struct Client {
     target: Target,
     sizes: Sizes,
     closed: Cell<bool>,
-    membership: RefCell<Option<Membership>>,
+    membership: RefCell<Option<Arc<Membership>>>,
     /// Ends what waits on a connection of its own.
     pub ending: CancellationToken,
 }
@@ -53,13 +51,18 @@ impl Client {
     }
 
     /// Lets a call in, on the pool of this client; opens what is not open.
-    pub fn enter(&self, call: Call<'_>) -> Result<(Arc<Redis>, Entered)> {
+    pub fn enter(&self, call: Call<'_>) -> Result<Entered> {
         // A pool may be retired between finding it and using it, but hardly thrice.
         for _ in 0..3 {
-            let redis = self.redis(call)?;
-            if let Some(entered) = redis.enter()? {
-                return Ok((redis, entered));
+            let membership = self.membership.borrow();
+            if let Some(membership) = &*membership
+                && !self.closed.get()
+                && let Some(entered) = membership.redis().enter()?
+            {
+                return Ok(entered);
             }
+            drop(membership);
+            self.redis(call)?;
         }
         Err(Error::Internal("the pool was closed again and again".into()))
     }
@@ -67,7 +70,7 @@ impl Client {
     /// The pool of this client, for something that lasts.
     pub fn lasting(&self, call: Call<'_>) -> Result<Lasting> {
         for _ in 0..3 {
-            if let Some(lasting) = self.redis(call)?.last()? {
+            if let Some(lasting) = self.membership(call)?.last()? {
                 return Ok(lasting);
             }
         }
@@ -76,24 +79,32 @@ impl Client {
 
     /// The pool of this client.
     pub fn redis(&self, call: Call<'_>) -> Result<Arc<Redis>> {
+        Ok(self.membership(call)?.redis().clone())
+    }
+
+    fn membership(&self, call: Call<'_>) -> Result<Arc<Membership>> {
         if self.closed.get() {
             return Err(ENDED);
         }
         if let Some(membership) = &*self.membership.borrow()
             && !membership.redis().is_retired()
         {
-            return Ok(membership.redis().clone());
+            return Ok(membership.clone());
         }
-        let engine = call.engine()?;
-        let url = match &self.target {
-            Target::Own => engine.redis_url().ok_or(Error::NotConfigured("REDIS_URL"))?,
-            Target::At(url) => url,
-        };
-        let runtime = process::runtime()?;
-        let membership = engine.servers().join(url, self.sizes, &runtime).ok_or(ENDED)?;
-        let redis = membership.redis().clone();
-        self.membership.replace(Some(membership));
-        Ok(redis)
+        // An engine may be shut down by another thread between finding it and using it; then there is a new one.
+        for _ in 0..3 {
+            let engine = call.engine()?;
+            let url = match &self.target {
+                Target::Own => engine.redis_url().ok_or(Error::NotConfigured("REDIS_URL"))?,
+                Target::At(url) => url,
+            };
+            if let Some(membership) = engine.servers().join(url, self.sizes, &process::runtime()?) {
+                let membership = Arc::new(membership);
+                self.membership.replace(Some(membership.clone()));
+                return Ok(membership);
+            }
+        }
+        Err(ENDED)
     }
 
     /// The pool, if it is open.
@@ -123,7 +134,7 @@ impl Client {
         if let Some(membership) = self.membership.take()
             && let Some(engine) = process::opened()
         {
-            engine.servers().leave(membership);
+            engine.servers().leave(&membership);
         }
     }
 }
@@ -188,12 +199,15 @@ pub struct Prepared<E, A> {
     pub answer: A,
 }
 
-/// Sends what `prepare` gives, with what else this tick sends. `around` may do something before the answer goes on.
+/// Something that is done before the answer goes on.
+pub type Around = Box<dyn FnOnce(Answered) -> Answered>;
+
+/// Sends what `prepare` gives, with what else this tick sends.
 pub fn submit<'scope, E, A>(
     call: Call<'scope>,
     client: &Client,
     prepare: impl FnOnce() -> Result<Prepared<E, A>>,
-    around: impl FnOnce(&Arc<Redis>, Answered) -> Answered,
+    around: impl FnOnce(&Arc<Redis>) -> Option<Around>,
 ) -> Result<Value<'scope>>
 where
     E: FnOnce(&mut BytesMut),
@@ -201,18 +215,17 @@ where
 {
     let Call { js, state } = call;
     let (deferred, promise) = js.promise()?;
-    let ready = prepare().and_then(|prepared| {
-        let (redis, entered) = client.enter(call)?;
-        Ok((prepared, redis, entered, state.completions(js)?))
-    });
+    let ready = prepare().and_then(|prepared| Ok((prepared, client.enter(call)?, state.completions(js)?)));
     match ready {
-        Ok((Prepared { encode, replies, repeatable, answer }, redis, entered, completions)) => {
+        Ok((Prepared { encode, replies, repeatable, answer }, entered, completions)) => {
             let ticket = completions.ticket(js, deferred);
-            let server = redis.server().clone();
-            let answered = Box::new(move |result| ticket.settle(answer(result, &server)));
-            state.tick.push(js, state, &redis, encode, |length| {
+            state.tick.push(js, state, entered, encode, |entered, length| {
+                let around = around(entered.redis());
+                let answered = move |result, server: &Arc<str>| ticket.settle(answer(result, server));
                 let mut request = entered.request(length, replies, repeatable, answered);
-                request.answered = around(&redis, request.answered);
+                if let Some(around) = around {
+                    request.answered = around(request.answered);
+                }
                 request
             });
         }
@@ -236,7 +249,7 @@ fn send<'scope>(
         };
         Ok(Prepared { encode, replies: Replies::One, repeatable, answer })
     };
-    submit(call, client, prepare, |_, answered| answered)
+    submit(call, client, prepare, |_| None)
 }
 
 /// A method of the table.
@@ -248,12 +261,12 @@ impl Function for Typed {
         // SAFETY: `class` made every `Typed` with a method of the table.
         let method: &'static Method = unsafe { frame.data() };
         let arguments = || {
-            let mut arguments = Arguments::new(frame.call.js);
+            let mut arguments = Arguments::new(frame.call);
             arguments.of_method(method, &frame).map(|()| arguments)
         };
-        match method.rule() {
+        match method.rule {
             Rule::Shared { repeatable } => send(frame.call, client, Encoding::Text, || {
-                arguments().map(|arguments| (arguments, repeatable, method.shape()))
+                arguments().map(|arguments| (arguments, repeatable, method.shape))
             }),
             Rule::Blocks => blocking::wait(frame.call, client, Encoding::Text, arguments),
             Rule::Refused(advice) => Err(refused(method.command, advice)),
@@ -272,7 +285,7 @@ impl Function for Named {
         let js = frame.call.js;
         let arguments = || {
             let name = by_name(js, &frame)?;
-            let mut arguments = Arguments::new(js);
+            let mut arguments = Arguments::new(frame.call);
             arguments.word(name.as_bytes());
             arguments.rest(&frame, &name)?;
             let rule = rule(name.as_bytes(), &arguments.plain()[1..]);
@@ -291,6 +304,9 @@ impl Function for Named {
     }
 }
 
+/// How Redis says that it does not know a script; a script may have a NOSCRIPT of its own.
+const UNKNOWN_SCRIPT: &str = "NOSCRIPT No matching script";
+
 /// A script: by its SHA-1, and whole where the server does not know it, which means that it did not run.
 struct Eval;
 
@@ -300,13 +316,13 @@ impl Function for Eval {
         let js = frame.call.js;
         let read = || {
             let script = args::text(js, frame.argument(0), "script")?;
-            let mut arguments = Arguments::new(js);
+            let mut arguments = Arguments::new(frame.call);
             arguments.keys_and_args(frame.argument(1), frame.argument(2))?;
             Ok((script, arguments))
         };
         let read = read();
         let whole = read.as_ref().ok().map(|(script, arguments)| {
-            let mut whole = Arguments::new(js);
+            let mut whole = Arguments::new(frame.call);
             whole.word(b"EVAL");
             whole.word(script.as_bytes());
             whole.append(arguments);
@@ -314,7 +330,7 @@ impl Function for Eval {
         });
         let prepare = || {
             let (script, rest) = read?;
-            let mut arguments = Arguments::new(js);
+            let mut arguments = Arguments::new(frame.call);
             arguments.word(b"EVALSHA");
             arguments.word(hex::encode(Sha1::digest(script)).as_bytes());
             arguments.append(&rest);
@@ -324,14 +340,19 @@ impl Function for Eval {
             };
             Ok(Prepared { encode, replies: Replies::One, repeatable: false, answer })
         };
-        let around = |redis: &Arc<Redis>, answered: Answered| -> Answered {
-            let (redis, deadline) = (redis.clone(), Instant::now() + REDIS_DEADLINE);
-            Box::new(move |result| match (result, whole) {
-                (Err(error), Some(whole)) if error.reply_kind() == Some("NOSCRIPT") => {
-                    redis.resend(Batch::of(BytesMut::from(&whole[..]), Some(deadline), answered));
-                }
-                (result, _) => answered(result),
-            })
+        let around = |redis: &Arc<Redis>| -> Option<Around> {
+            let redis = redis.clone();
+            let whole = whole?;
+            Some(Box::new(move |answered| {
+                Box::new(move |result| match result {
+                    Err(Error::Reply { text, .. }) if text.starts_with(UNKNOWN_SCRIPT) => {
+                        // With a deadline of its own: it is another command.
+                        let batch = Batch::of(BytesMut::from(&whole[..]), None, answered);
+                        redis.send(batch, Departure::Soon);
+                    }
+                    result => answered(result),
+                })
+            }))
         };
         submit(frame.call, client, prepare, around)
     }

@@ -1,6 +1,8 @@
 //! The arguments of a Redis command: read from JavaScript, checked, and encoded in one go.
 
+use super::Call;
 use super::args::{self, MAX_COMMAND_ARGUMENTS};
+use super::environment::State;
 use super::raw::Frame;
 use super::values::{Js, Kind, Value};
 use crate::client::methods::{Method, Takes};
@@ -13,16 +15,32 @@ use std::mem::MaybeUninit;
 /// Most strings fit; longer ones are measured first and then copied once more.
 const SHORT: usize = 1024;
 
+/// Longest argument: `proto-max-bulk-len` at its default. For a longer one Redis ends the connection, which is everybody's.
+const MAX_ARGUMENT: usize = 512 * 1024 * 1024;
+
 /// Arguments, encoded as they are read.
 pub struct Arguments<'scope> {
     js: Js<'scope>,
+    state: &'scope State,
     bytes: BytesMut,
     count: usize,
 }
 
+/// A buffer larger than this is not kept for the next command.
+const MAX_SCRATCH: usize = 64 * 1024;
+
+impl Drop for Arguments<'_> {
+    fn drop(&mut self) {
+        if self.bytes.capacity() <= MAX_SCRATCH {
+            self.bytes.clear();
+            self.state.scratch.set(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
 impl<'scope> Arguments<'scope> {
-    pub fn new(js: Js<'scope>) -> Self {
-        Self { js, bytes: BytesMut::with_capacity(128), count: 0 }
+    pub fn new(Call { js, state }: Call<'scope>) -> Self {
+        Self { js, state, bytes: state.scratch.take(), count: 0 }
     }
 
     /// Adds an argument of our own.
@@ -34,7 +52,17 @@ impl<'scope> Arguments<'scope> {
     /// Adds what the caller passed: a string, a number as JavaScript writes it, or bytes. `name` is for messages.
     pub fn add(&mut self, value: Value<'_>, name: &dyn Fn() -> String) -> Result<()> {
         if !self.add_short(value)? {
-            self.word(&args::redis_argument(self.js, value, name)?);
+            let argument = args::redis_argument(self.js, value, name)?;
+            if argument.len() > MAX_ARGUMENT {
+                let (name, length) = (name(), argument.len());
+                return Err(Error::range_error(format!(
+                    "{name} must have {MAX_ARGUMENT} bytes at most, got {length}."
+                )));
+            }
+            self.word(&argument);
+        }
+        if self.count > MAX_COMMAND_ARGUMENTS as usize {
+            return Err(Error::range_error(format!("A command has {MAX_COMMAND_ARGUMENTS} arguments at most.")));
         }
         Ok(())
     }
@@ -179,7 +207,7 @@ impl<'scope> Arguments<'scope> {
         if !is_record(js, record)? {
             return Err(args::wrong_type(js, record, name, "an object"));
         }
-        let names = js.own_names(record)?;
+        let names = js.own_names(record).map_err(|_| Error::type_error(format!("{name} could not be read.")))?;
         let length = js.array_length(names)?.unwrap_or(0);
         if length == 0 {
             return Err(Error::range_error(format!("{name} must have an entry at least, got none.")));
@@ -198,12 +226,6 @@ impl<'scope> Arguments<'scope> {
 
     /// Adds what follows the name of a command that is called by name.
     pub fn rest(&mut self, frame: &Frame<'_>, command: &str) -> Result<()> {
-        if frame.count() > MAX_COMMAND_ARGUMENTS as usize {
-            return Err(Error::range_error(format!(
-                "A command has {MAX_COMMAND_ARGUMENTS} arguments at most, got {}.",
-                frame.count()
-            )));
-        }
         for index in 1..frame.count() {
             self.add(frame.argument(index), &|| format!("Argument {index} of {command}"))?;
         }
@@ -219,7 +241,11 @@ impl<'scope> Arguments<'scope> {
         self.word(keys_length.to_string().as_bytes());
         for (name, array, length) in [("keys", keys, keys_length), ("args", args, args_length)] {
             for index in 0..length {
-                self.js.scope(|js| self.add(js.get_index(array, index)?, &|| format!("{name}[{index}]")))??;
+                let unreadable = |_| Error::type_error(format!("{name}[{index}] could not be read."));
+                self.js.scope(|js| {
+                    let value = js.get_index(array, index).map_err(unreadable)?;
+                    self.add(value, &|| format!("{name}[{index}]"))
+                })??;
             }
         }
         Ok(())

@@ -11,6 +11,7 @@ use crate::config::{Environment, VARIABLES};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::process;
+use bytes::BytesMut;
 use napi::sys;
 use napi::{Env, bindgen_prelude::Unknown};
 use napi_derive::napi;
@@ -76,6 +77,8 @@ pub struct State {
     own: Own,
     /// Commands that this tick sends.
     pub tick: Tick,
+    /// A buffer for the arguments of the next command.
+    pub scratch: Cell<BytesMut>,
     /// What the constructor of a batch is called for: JavaScript cannot pass it.
     pub making_batch: Cell<Option<(Rc<Client>, bool)>>,
     pub making_subscription: Cell<Option<Arc<Subscription>>>,
@@ -228,6 +231,7 @@ fn set_realm(js: Js<'_>, realm: Value<'_>) -> Result<()> {
         log_handler_failed: Cell::new(false),
         own: Own::new(js)?,
         tick: Tick::default(),
+        scratch: Cell::default(),
         making_batch: Cell::default(),
         making_subscription: Cell::default(),
         making_own_client: Cell::default(),

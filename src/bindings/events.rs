@@ -77,6 +77,9 @@ pub fn hand_out(js: Js<'_>, state: &State, event: &Event) {
         }
         Event::Message { subscription, message } => {
             subscription.handed_out();
+            if subscription.is_over() {
+                return Ok(());
+            }
             let (text, channel) = (js.string(&message.payload)?, js.string(message.channel.as_bytes())?);
             let topic = js.string(subscription.topic.name().as_bytes())?;
             let arguments = [text, channel, topic];

@@ -9,7 +9,7 @@ use napi::sys;
 use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
 
-/// Arguments of most calls; more are read in a second step.
+/// Arguments of most calls, and one `undefined`; more are read in a second step.
 const FEW: usize = 8;
 
 /// What a call by JavaScript consists of.
@@ -19,9 +19,8 @@ pub struct Frame<'scope> {
     few: [sys::napi_value; FEW],
     many: Vec<sys::napi_value>,
     count: usize,
-    undefined: Value<'scope>,
     data: *const c_void,
-    constructing: bool,
+    info: sys::napi_callback_info,
 }
 
 impl<'scope> Frame<'scope> {
@@ -33,27 +32,24 @@ impl<'scope> Frame<'scope> {
         let state = State::of(js).map_err(|failure| drop(error::throw_plain(js, &failure)))?;
         let call = Call { js, state };
         let (mut count, mut few) = (FEW, [null_mut(); FEW]);
-        let (mut this, mut data, mut target) = (null_mut(), null_mut(), null_mut());
+        let (mut this, mut data) = (null_mut(), null_mut());
         // SAFETY: environment and info are live; Node writes at most `count` arguments, and all other results are local.
-        let status = unsafe {
-            sys::napi_get_new_target(env, info, &raw mut target);
-            sys::napi_get_cb_info(env, info, &raw mut count, few.as_mut_ptr(), &raw mut this, &raw mut data)
-        };
+        let status =
+            unsafe { sys::napi_get_cb_info(env, info, &raw mut count, few.as_mut_ptr(), &raw mut this, &raw mut data) };
         let fault = |failure: Error| drop(error::throw_plain(js, &failure));
         js.check(status, "reading the arguments").map_err(fault)?;
         let mut many = Vec::new();
-        if count > FEW {
-            many.resize(count, null_mut());
-            let mut all = count;
+        if count >= FEW {
+            many.resize(count + 1, null_mut());
+            let mut all = count + 1;
             // SAFETY: as above; `many` has room for all of them.
             let status =
                 unsafe { sys::napi_get_cb_info(env, info, &raw mut all, many.as_mut_ptr(), null_mut(), null_mut()) };
             js.check(status, "reading the arguments").map_err(fault)?;
         }
-        let undefined = js.undefined().map_err(fault)?;
         // SAFETY: `this` is live until the callback returns.
         let this = unsafe { Value::from_raw(this) };
-        Ok(Self { call, this, few, many, count, undefined, data, constructing: !target.is_null() })
+        Ok(Self { call, this, few, many, count, data, info })
     }
 
     pub fn this(&self) -> Value<'scope> {
@@ -67,10 +63,9 @@ impl<'scope> Frame<'scope> {
 
     /// An argument; `undefined` if it was left out.
     pub fn argument(&self, index: usize) -> Value<'scope> {
-        if index >= self.count {
-            return self.undefined;
-        }
-        let raw = if self.many.is_empty() { self.few[index] } else { self.many[index] };
+        let all = if self.many.is_empty() { &self.few[..] } else { &self.many };
+        // There is room for one more than there are, which Node has filled with `undefined`.
+        let raw = all[index.min(all.len() - 1)];
         // SAFETY: Node keeps the arguments alive until the callback returns.
         unsafe { Value::from_raw(raw) }
     }
@@ -86,7 +81,10 @@ impl<'scope> Frame<'scope> {
 
     /// Whether it was called by `new`.
     pub fn constructing(&self) -> bool {
-        self.constructing
+        let mut target = null_mut();
+        // SAFETY: environment and info are those of the callback that runs; the result is local.
+        let status = unsafe { sys::napi_get_new_target(self.call.js.env(), self.info, &raw mut target) };
+        status == sys::Status::napi_ok && !target.is_null()
     }
 }
 

@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// How deep an answer of Redis may be nested; a value is built by recursion.
 const MAX_DEPTH: usize = 210;
 
+/// Longest JSON text; V8 has no string of twice this length.
+const MAX_JSON: usize = 256 * 1024 * 1024;
+
 /// The answer to one call.
 pub enum Reply {
     Undefined,
@@ -56,6 +59,7 @@ impl Reply {
             (value, encoding) => {
                 if encoding == Encoding::Text
                     && let Ok(text) = serde_json::to_string(&AsJson(&value, MAX_DEPTH))
+                    && text.len() <= MAX_JSON
                 {
                     return Ok(Self::Json(text));
                 }

@@ -32,11 +32,18 @@ pub struct Subscription {
     dropped: AtomicU64,
     /// Ends it: by `unsubscribe()`, or because its connection is no more.
     stop: CancellationToken,
+    /// Ends it with its client.
+    ending: CancellationToken,
 }
 
 impl Subscription {
     pub fn is_pattern(&self) -> bool {
         matches!(self.topic, Topic::Pattern(_))
+    }
+
+    /// No message is to be handed out any more.
+    pub fn is_over(&self) -> bool {
+        self.stop.is_cancelled() || self.ending.is_cancelled()
     }
 
     /// A message left the queue.
@@ -107,6 +114,7 @@ impl Function for Subscribe {
                 waiting: AtomicUsize::new(0),
                 dropped: AtomicU64::new(0),
                 stop: CancellationToken::new(),
+                ending: client.ending.clone(),
             });
             let ending = client.ending.clone();
             // Said on whatever way out of here, it lets the process go.

@@ -4,7 +4,7 @@
 use super::environment::{Intrinsic, State};
 use super::raw::{Frame, Function};
 use super::values::{Js, Value};
-use crate::engine::redis::{Departure, Redis};
+use crate::engine::redis::{Departure, Entered, Redis};
 use crate::error::Result;
 use crate::redis_request::{Batch, Request};
 use bytes::BytesMut;
@@ -19,26 +19,27 @@ pub struct Tick {
 }
 
 impl Tick {
-    /// Adds a request, whose bytes `encode` appends.
+    /// Adds a request for a call that was let in, whose bytes `encode` appends.
     pub fn push(
         &self,
         js: Js<'_>,
         state: &State,
-        redis: &Arc<Redis>,
+        entered: Entered,
         encode: impl FnOnce(&mut BytesMut),
-        request: impl FnOnce(usize) -> Request,
+        request: impl FnOnce(Entered, usize) -> Request,
     ) {
         {
             let mut batches = self.batches.borrow_mut();
-            let known = batches.iter().position(|(known, _)| Arc::ptr_eq(known, redis));
+            let known = batches.iter().position(|(known, _)| Arc::ptr_eq(known, entered.redis()));
             let index = known.unwrap_or_else(|| {
-                batches.push((redis.clone(), Batch::default()));
+                batches.push((entered.redis().clone(), Batch::with_room()));
                 batches.len() - 1
             });
             let batch = &mut batches[index].1;
             let before = batch.bytes.len();
             encode(&mut batch.bytes);
-            batch.requests.push(request(batch.bytes.len() - before));
+            let length = batch.bytes.len() - before;
+            batch.requests.push(request(entered, length));
         }
         // In an environment that is going away nothing can be asked of JavaScript.
         if !self.ends.replace(true) && self.call_back(js, state).is_err() {

@@ -239,7 +239,8 @@ impl<'scope> Js<'scope> {
             }
             status
         };
-        if status == sys::Status::napi_ok {
+        // Without an exception it is the environment that is going away.
+        if status == sys::Status::napi_ok || !pending {
             return Ok(());
         }
         let thrown = (!thrown.is_null()).then_some(Value { raw: thrown, scope: PhantomData });

@@ -2,7 +2,7 @@
 //!
 //! A new one is a line here and its type in `index.d.ts`.
 
-use super::rules::{Rule, rule};
+use super::rules::{Rule, rule_of_name};
 use super::shape::Shape;
 
 /// An argument of a method, by the name that messages have for it.
@@ -48,20 +48,13 @@ pub struct Method {
     /// As Redis calls it.
     pub command: &'static str,
     pub takes: &'static [Takes],
-}
-
-impl Method {
-    pub fn rule(&self) -> Rule {
-        rule::<&[u8]>(self.command.as_bytes(), &[])
-    }
-
-    pub fn shape(&self) -> Shape {
-        Shape::of(self.command.as_bytes())
-    }
+    pub rule: Rule,
+    pub shape: Shape,
 }
 
 const fn method(name: &'static str, command: &'static str, takes: &'static [Takes]) -> Method {
-    Method { name, command, takes }
+    let bytes = command.as_bytes();
+    Method { name, command, takes, rule: rule_of_name(bytes), shape: Shape::of(bytes) }
 }
 
 use Takes::{
@@ -128,7 +121,7 @@ mod tests {
         let names: HashSet<_> = METHODS.iter().map(|method| method.name).collect();
         assert_eq!(names.len(), METHODS.len());
         for method in METHODS {
-            assert!(!matches!(method.rule(), Rule::Refused(_)), "{}", method.name);
+            assert!(!matches!(method.rule, Rule::Refused(_)), "{}", method.name);
             assert_eq!(method.command, method.command.to_uppercase());
         }
     }

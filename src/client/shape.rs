@@ -20,7 +20,7 @@ pub enum Shape {
 
 impl Shape {
     /// The shape for a command, whose name is in upper case.
-    pub fn of(command: &[u8]) -> Self {
+    pub const fn of(command: &[u8]) -> Self {
         match command {
             b"HGETALL" => Self::Object,
             b"ZDIFF" | b"ZINTER" | b"ZUNION" | b"ZPOPMAX" | b"ZPOPMIN" | b"ZRANDMEMBER" | b"ZRANGE"

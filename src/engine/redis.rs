@@ -2,7 +2,7 @@
 
 use crate::config::REDIS_DEADLINE;
 use crate::error::{Backlog, Error, Result};
-use crate::redis_request::{Answered, Batch, Replies, Request, encode};
+use crate::redis_request::{Batch, Replies, Request, encode};
 use crate::redis_url::RedisUrl;
 use crate::redis_value::Value;
 use crate::resilience::guard::{Guard, Pass};
@@ -10,6 +10,7 @@ use crate::stores::redis::{Blocking, Pool, Subscriber};
 #[cfg_attr(not(feature = "node"), expect(unused_imports, reason = "some are for its JavaScript face only"))]
 pub use crate::stores::redis::{Departure, Listener, Message, Sizes, Topic};
 use bytes::{Bytes, BytesMut};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -75,29 +76,11 @@ impl Redis {
     /// [`Error::CircuitOpen`] or [`Error::Overloaded`].
     pub fn enter(self: &Arc<Self>) -> Result<Option<Entered>> {
         // Counted first: who retires a pool looks for calls after he has said so, so that one of both sees the other.
-        let count = Counted::new(self.clone());
+        let counted = Counted::new(self.clone());
         if self.retired.load(SeqCst) {
             return Ok(None);
         }
-        let pass = Pass::enter(self.guard.clone())?;
-        Ok(Some(Entered { pass, count }))
-    }
-
-    /// The right to use this pool for something that lasts; `None` if it has been retired.
-    ///
-    /// # Errors
-    /// [`Error::Overloaded`].
-    pub fn last(self: &Arc<Self>) -> Result<Option<Lasting>> {
-        let lasting = Lasting::new(self.clone());
-        if self.retired.load(SeqCst) {
-            return Ok(None);
-        }
-        if self.lasting.load(SeqCst) > MAX_LASTING {
-            let limit = Backlog::Calls(MAX_LASTING);
-            return Err(Error::Overloaded { server: self.server().clone(), limit });
-        }
-        self.touch();
-        Ok(Some(lasting))
+        Ok(Some(Entered(Pass::enter(counted)?)))
     }
 
     /// Sends what was allowed in.
@@ -107,11 +90,6 @@ impl Redis {
         self.touch();
         batch.set_deadline(Instant::now() + REDIS_DEADLINE);
         self.pool.send(batch, departure);
-    }
-
-    /// Sends again what was refused before it was executed, within the time that is left.
-    pub fn resend(&self, batch: Batch) {
-        self.pool.send(batch, Departure::Soon);
     }
 
     fn touch(&self) {
@@ -128,8 +106,7 @@ impl Redis {
         let (reply, receiver) = oneshot::channel();
         let mut bytes = BytesMut::new();
         encode(&mut bytes, arguments);
-        let request =
-            entered.request(bytes.len(), Replies::One, repeatable, Box::new(move |result| drop(reply.send(result))));
+        let request = entered.request(bytes.len(), Replies::One, repeatable, move |result, _| drop(reply.send(result)));
         self.send(Batch { bytes, requests: vec![request] }, Departure::Soon);
         receiver.await.unwrap_or_else(|_| Err(retired()))
     }
@@ -198,22 +175,26 @@ pub const ENDED: Error = Error::Closed("This client was closed, or shutdown() en
 const MAX_LASTING: usize = 1_000;
 
 /// The right to something that lasts. The pool stays open for it, but `shutdown()` does not wait for it.
-pub struct Lasting(Arc<Redis>);
+pub struct Lasting(Arc<Membership>);
 
 impl Lasting {
-    fn new(redis: Arc<Redis>) -> Self {
-        redis.lasting.fetch_add(1, SeqCst);
-        Self(redis)
+    fn new(membership: Arc<Membership>) -> Self {
+        membership.redis.lasting.fetch_add(1, SeqCst);
+        Self(membership)
+    }
+
+    fn redis(&self) -> &Arc<Redis> {
+        &self.0.redis
     }
 
     /// How messages name the server.
     pub fn server(&self) -> &Arc<str> {
-        self.0.server()
+        self.redis().server()
     }
 
     /// Resolves when it has to end.
     pub async fn ended(&self) {
-        self.0.ended.cancelled().await;
+        self.redis().ended.cancelled().await;
     }
 
     /// Sends one command on a connection of its own, and waits as long as it takes.
@@ -224,55 +205,77 @@ impl Lasting {
             biased;
             () = self.ended() => Err(ENDED),
             reply = async {
-                self.0.command(&[Bytes::from_static(b"PING")], true).await?;
-                self.0.blocking.run(command).await
+                self.redis().command(&[Bytes::from_static(b"PING")], true).await?;
+                self.redis().blocking.run(command).await
             } => reply,
         }
     }
 
     /// Begins to listen; the number ends it.
     pub async fn subscribe(&self, topic: Topic, listener: Arc<dyn Listener>) -> Result<u64> {
-        let guard = &self.0.guard;
+        let guard = &self.redis().guard;
         tokio::select! {
             biased;
             () = self.ended() => Err(ENDED),
-            id = guard.run(guard.deadline(), self.0.subscriber.subscribe(topic, listener)) => id,
+            id = guard.run(guard.deadline(), self.redis().subscriber.subscribe(topic, listener)) => id,
         }
     }
 
     /// Ends a subscription. Its listener gets nothing from the call on.
     pub async fn unsubscribe(&self, id: u64) {
-        self.0.subscriber.unsubscribe(id).await;
+        self.redis().subscriber.unsubscribe(id).await;
     }
 }
 
 impl Drop for Lasting {
     fn drop(&mut self) {
-        self.0.lasting.fetch_sub(1, SeqCst);
+        self.redis().lasting.fetch_sub(1, SeqCst);
     }
 }
 
-/// A client's share in a pool.
-pub struct Membership(Arc<Redis>);
+/// A client's share in a pool: of the client, and of what it began that lasts longer than the client's object.
+pub struct Membership {
+    redis: Arc<Redis>,
+    left: AtomicBool,
+}
 
 impl Membership {
     pub(super) fn new(redis: Arc<Redis>) -> Self {
         redis.clients.fetch_add(1, SeqCst);
-        Self(redis)
+        Self { redis, left: AtomicBool::new(false) }
     }
 
     pub fn redis(&self) -> &Arc<Redis> {
-        &self.0
+        &self.redis
     }
 
-    pub(super) fn is_last(&self) -> bool {
-        self.0.clients.load(SeqCst) == 1
+    /// Gives the share back; true if it was the last one.
+    pub(super) fn leave(&self) -> bool {
+        !self.left.swap(true, SeqCst) && self.redis.clients.fetch_sub(1, SeqCst) == 1
+    }
+
+    /// The right to use the pool for something that lasts; `None` if it has been retired.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`].
+    pub fn last(self: &Arc<Self>) -> Result<Option<Lasting>> {
+        let lasting = Lasting::new(self.clone());
+        let redis = &self.redis;
+        if redis.is_retired() {
+            return Ok(None);
+        }
+        if redis.lasting.load(SeqCst) > MAX_LASTING {
+            let limit = Backlog::Calls(MAX_LASTING);
+            return Err(Error::Overloaded { server: redis.server().clone(), limit });
+        }
+        redis.touch();
+        Ok(Some(lasting))
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.0.clients.fetch_sub(1, SeqCst);
+        self.leave();
     }
 }
 
@@ -285,6 +288,14 @@ impl Counted {
     }
 }
 
+impl Deref for Counted {
+    type Target = Guard;
+
+    fn deref(&self) -> &Guard {
+        &self.0.guard
+    }
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.calls.fetch_sub(1, SeqCst);
@@ -292,22 +303,29 @@ impl Drop for Counted {
 }
 
 /// A call that was let in. It is counted until it has its answer.
-pub struct Entered {
-    pass: Pass<Arc<Guard>>,
-    count: Counted,
-}
+pub struct Entered(Pass<Counted>);
 
 impl Entered {
-    /// What to send for it, `length` bytes. `answered` gets the answer after the breaker did.
-    pub fn request(self, length: usize, replies: Replies, repeatable: bool, answered: Answered) -> Request {
-        let Self { pass, count } = self;
+    /// The pool that let it in.
+    pub fn redis(&self) -> &Arc<Redis> {
+        &self.0.guard().0
+    }
+
+    /// What to send for it, `length` bytes. `answered` gets the answer, and the server's name, after the breaker did.
+    pub fn request(
+        self,
+        length: usize,
+        replies: Replies,
+        repeatable: bool,
+        answered: impl FnOnce(Result<Value>, &Arc<str>) + Send + 'static,
+    ) -> Request {
+        let Self(mut pass) = self;
         let answered = Box::new(move |result: Result<Value>| {
             match outage_within(&result) {
                 Some(outage) => pass.settle::<Value>(&Err(outage)),
                 None => pass.settle(&result),
             }
-            drop(count);
-            answered(result);
+            answered(result, pass.guard().server());
         });
         Request { length, replies, repeatable, deadline: None, answered }
     }

@@ -86,15 +86,14 @@ impl Servers {
     }
 
     /// Gives a share back for good. The last one ends the pool.
-    pub fn leave(&self, membership: Membership) {
+    pub fn leave(&self, membership: &Membership) {
         let mut registry = self.registry();
-        let redis = membership.redis().clone();
-        let last = membership.is_last();
+        let redis = membership.redis();
+        let last = membership.leave();
         if last {
             redis.retire();
-            registry.forget(&redis);
+            registry.forget(redis);
         }
-        drop(membership);
         drop(registry);
         if last {
             redis.close(&Error::Closed("This client was closed."));
@@ -117,7 +116,7 @@ impl Servers {
         {
             idle.push(outdated);
         }
-        registry.guards.retain(|_, guard| Arc::strong_count(guard) > 1 || guard.state() != State::Closed);
+        registry.guards.retain(|_, guard| Arc::strong_count(guard) > 1 || guard.state() == State::Open);
         drop(registry);
         for redis in idle {
             redis.close(&CLOSED_AS_IDLE);

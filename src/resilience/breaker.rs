@@ -94,6 +94,11 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// What a closed breaker of this generation gives.
+    pub fn through_open_door(generation: u64) -> Self {
+        Self { generation, changed: None }
+    }
+
     /// The new state, if admitting this call changed it: the first probe makes an open breaker half-open.
     pub fn changed(&self) -> Option<State> {
         self.changed
@@ -143,6 +148,11 @@ impl Breaker {
             }
         };
         Ok(Admission { generation: self.generation, changed })
+    }
+
+    /// While it is closed, what [`Breaker::admit`] gives to every call; otherwise `None`.
+    pub fn open_door(&self) -> Option<u64> {
+        matches!(self.phase, Phase::Closed).then_some(self.generation)
     }
 
     /// Takes note of what became of an admitted call; returns the new state if that changed it. `jitter`, from 0 to 1,

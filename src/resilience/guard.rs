@@ -4,7 +4,8 @@
 //! and the deadline. Whatever becomes of it is counted and told to the breaker; also where its future is dropped.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,10 +21,13 @@ use crate::random;
 /// asked too much would open its breaker. Those that are sent have time for a healthy server to answer.
 const LAST_PART: u32 = 10;
 
+/// No generation of a breaker.
+const SHUT: u64 = u64::MAX;
+
 /// What the guard has counted since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// All calls, also those that were rejected.
+    /// All calls that are over, also those that were rejected.
     pub calls: u64,
     /// Calls that the server failed: [`Error::is_outage`].
     pub failures: u64,
@@ -58,6 +62,9 @@ pub struct Guard {
     cap: Option<Semaphore>,
     on_change: Option<OnChange>,
     breaker: Mutex<Breaker>,
+    /// What [`Breaker::open_door`] says, or [`SHUT`]: a call that may pass does so without the mutex, which the threads
+    /// that settle calls are after. (With the mutex, and all counts made here, letting in took 5 % of the main thread.)
+    door: AtomicU64,
     counters: Counters,
 }
 
@@ -70,6 +77,7 @@ impl Guard {
             max_in_flight,
             cap: None,
             on_change: None,
+            door: AtomicU64::new(0),
             breaker: Mutex::new(Breaker::new(policy, Instant::now())),
             counters: Counters::default(),
         }
@@ -131,7 +139,7 @@ impl Guard {
         let deadline = deadline.min(self.deadline);
         let start = Instant::now();
         // Dropped on any way out of here, it settles the call as ignored and gives its place back.
-        let pass = Pass::enter(self)?;
+        let mut pass = Pass::enter(self)?;
         let timed_out = |after| Error::Timeout { server: self.server.clone(), after };
         let patience = deadline / LAST_PART * (LAST_PART - 1);
         let turn = timeout_at(start + patience, self.turn()).await.map_err(|_| timed_out(patience));
@@ -156,9 +164,19 @@ impl Guard {
         let jitter = if outcome == Outcome::Failure { random::share() } else { 0.0 };
         let changed = {
             let mut breaker = self.breaker();
-            breaker.settle(Instant::now(), admission, outcome, jitter)
+            let changed = breaker.settle(Instant::now(), admission, outcome, jitter);
+            self.note_door(&breaker);
+            changed
         };
         self.tell(changed);
+    }
+
+    /// Called under the mutex after whatever may have changed the breaker's state.
+    fn note_door(&self, breaker: &Breaker) {
+        let door = breaker.open_door().unwrap_or(SHUT);
+        if self.door.load(Relaxed) != door {
+            self.door.store(door, Release);
+        }
     }
 
     fn tell(&self, changed: Option<State>) {
@@ -208,12 +226,16 @@ impl<G: Deref<Target = Guard>> Pass<G> {
     /// # Errors
     /// [`Error::CircuitOpen`] or [`Error::Overloaded`].
     pub fn enter(guard: G) -> Result<Self> {
-        guard.counters.calls.fetch_add(1, Relaxed);
         let mut pass = Self { guard, admission: None, placed: false };
-        let admitted = {
+        let door = pass.guard.door.load(Acquire);
+        let admitted = if door == SHUT {
             let mut breaker = pass.guard.breaker();
             // Read under the lock, so that the breaker never sees time go backwards.
-            breaker.admit(Instant::now())
+            let admitted = breaker.admit(Instant::now());
+            pass.guard.note_door(&breaker);
+            admitted
+        } else {
+            Ok(Admission::through_open_door(door))
         };
         match admitted {
             Ok(admission) => {
@@ -237,8 +259,13 @@ impl<G: Deref<Target = Guard>> Pass<G> {
         Ok(pass)
     }
 
-    /// Tells the guard what became of the call.
-    pub fn settle<T>(mut self, result: &Result<T>) {
+    /// The guard that let it in.
+    pub fn guard(&self) -> &G {
+        &self.guard
+    }
+
+    /// Tells the guard what became of the call, once. The place is given back when the pass is dropped.
+    pub fn settle<T>(&mut self, result: &Result<T>) {
         let outcome = outcome_of(result);
         if outcome == Outcome::Failure {
             self.guard.counters.failures.fetch_add(1, Relaxed);
@@ -257,6 +284,7 @@ impl<G: Deref<Target = Guard>> Drop for Pass<G> {
         if let Some(admission) = self.admission.take() {
             self.guard.settle(admission, Outcome::Ignored);
         }
+        self.guard.counters.calls.fetch_add(1, Relaxed);
         self.guard.counters.in_flight.fetch_sub(usize::from(self.placed), Relaxed);
     }
 }
@@ -416,7 +444,7 @@ mod tests {
             let error = call(&guard, Ok(())).await.unwrap_err();
             assert!(matches!(error, Error::Overloaded { limit: Backlog::Calls(2), .. }), "{error}");
         }
-        let expected = Snapshot { calls: 22, rejected_full: 20, in_flight: 2, ..Snapshot::default() };
+        let expected = Snapshot { calls: 20, rejected_full: 20, in_flight: 2, ..Snapshot::default() };
         assert_eq!(guard.snapshot(), expected);
         for task in running {
             task.await.unwrap().unwrap();

@@ -207,13 +207,22 @@ fn is_confirmation(items: &[Value]) -> bool {
     items.first().and_then(Value::as_str).is_some_and(|kind| CONFIRMATIONS.contains(&kind))
 }
 
+fn silence(link: &Link) -> Error {
+    link.broken(format!("nothing arrived for {} ms", link.silent_for().as_millis()))
+}
+
 /// Sends a probe again and again, and declares the link dead if nothing arrives after one, or if something else is its
 /// answer: then every later answer would be somebody else's, too.
 async fn watch(link: &Link) -> Result<Infallible> {
     loop {
         sleep(PROBE_AFTER).await;
         // A full outbox needs no probe: its commands wait for an answer as well.
-        let Ok(mut answer) = link.submit(&["PING"]) else { continue };
+        let Ok(mut answer) = link.submit(&["PING"]) else {
+            if link.silent_for() < PROBE_AFTER + PROBE_PATIENCE {
+                continue;
+            }
+            return Err(silence(link));
+        };
         let mut patience = PROBE_PATIENCE;
         let answer = loop {
             match timeout(patience, &mut answer).await {
@@ -221,7 +230,7 @@ async fn watch(link: &Link) -> Result<Infallible> {
                 // A long reply may be arriving slowly before it.
                 Err(_) => match PROBE_PATIENCE.checked_sub(link.silent_for()) {
                     Some(rest) if !rest.is_zero() => patience = rest,
-                    _ => return Err(link.broken(format!("nothing arrived for {} ms", link.silent_for().as_millis()))),
+                    _ => return Err(silence(link)),
                 },
             }
         };

@@ -152,6 +152,8 @@ impl Drop for Lane {
 
 async fn supervise(plan: Arc<Plan>, owner: Arc<dyn Owner>, status: watch::Sender<Status>) {
     let mut backoff = FIRST_BACKOFF;
+    // The first failure in a row is news, the others are not.
+    let mut told = false;
     let tell = |new| {
         status.send_replace(new);
         owner.changed();
@@ -160,6 +162,7 @@ async fn supervise(plan: Arc<Plan>, owner: Arc<dyn Owner>, status: watch::Sender
         let begun = Instant::now();
         let error = match Connection::open(&plan.url, &plan.server, &plan.name, plan.limit).await {
             Ok(connection) => {
+                told = false;
                 plan.advise(&connection.link());
                 let link = connection.link();
                 let answered = || link.has_heard();
@@ -182,7 +185,9 @@ async fn supervise(plan: Arc<Plan>, owner: Arc<dyn Owner>, status: watch::Sender
                 error
             }
             Err(error) => {
-                tracing::warn!(server = %plan.server, connection = plan.name, "cannot connect: {error}");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(server = %plan.server, connection = plan.name, "cannot connect: {error}");
+                }
                 error
             }
         };

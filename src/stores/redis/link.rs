@@ -160,7 +160,7 @@ impl Link {
         loop {
             let pieces = {
                 let mut sending = self.sending();
-                let pieces = sending.outbox.unwritten(PIECES_A_WRITE);
+                let pieces = sending.outbox.offer(PIECES_A_WRITE);
                 sending.writing = !pieces.is_empty();
                 pieces
             };
@@ -170,7 +170,10 @@ impl Link {
             let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
             match stream.try_write(&slices) {
                 Ok(written) => self.sending().outbox.wrote(written),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.sending().outbox.kept_back();
+                    return Ok(false);
+                }
                 Err(error) => return Err(self.broken(error)),
             }
         }

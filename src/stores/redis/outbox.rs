@@ -38,6 +38,8 @@ pub struct Outbox {
     /// How long the stream is, with what is not written yet; and how much of it was written.
     taken: u64,
     written: u64,
+    /// Up to here somebody writes at this moment, outside of the lock: it may have left.
+    offered: u64,
     /// Oldest first: Redis answers in order.
     waiting: VecDeque<Slot>,
     missing: usize,
@@ -80,9 +82,18 @@ impl Outbox {
         Ok(())
     }
 
-    /// The next pieces to write, `most` at most.
-    pub fn unwritten(&self, most: usize) -> Vec<Bytes> {
-        self.unwritten.iter().take(most).cloned().collect()
+    /// The next pieces to write, `most` at most. From now on they may have left.
+    pub fn offer(&mut self, most: usize) -> Vec<Bytes> {
+        let pieces: Vec<Bytes> = self.unwritten.iter().take(most).cloned().collect();
+        self.offered = self.written + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        pieces
+    }
+
+    /// Nothing of what was offered could be written.
+    pub fn kept_back(&mut self) {
+        if self.lost.is_none() {
+            self.offered = self.written;
+        }
     }
 
     /// Takes note of what was written.
@@ -157,7 +168,7 @@ impl Outbox {
         let (mut again, mut told) = (Batch::default(), Vec::new());
         for slot in std::mem::take(&mut self.waiting) {
             let Some(answered) = slot.answered else { continue };
-            let left = slot.start < self.written;
+            let left = slot.start < self.written.max(self.offered);
             if left && !slot.repeatable {
                 told.push(answered);
                 continue;
@@ -190,5 +201,114 @@ impl Outbox {
             self.kept.pop_front();
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+    use std::sync::Mutex;
+
+    type Log = Arc<Mutex<Vec<(usize, Result<Value>)>>>;
+
+    /// A batch of requests: how long each is, its replies, and whether it may be sent again.
+    fn batch(log: &Log, requests: &[(usize, Replies, bool)]) -> Batch {
+        let mut batch = Batch { bytes: BytesMut::new(), requests: Vec::new() };
+        for (index, (length, replies, repeatable)) in requests.iter().copied().enumerate() {
+            let log = log.clone();
+            let answered = Box::new(move |result| log.lock().unwrap().push((index, result)));
+            let bytes = Bytes::from(vec![b'a' + u8::try_from(index).unwrap(); length]);
+            batch.push(&bytes, Request { length, replies, repeatable, deadline: None, answered });
+        }
+        batch
+    }
+
+    fn lost() -> Error {
+        Error::Connection { server: "Redis".into(), reason: "gone".into() }
+    }
+
+    /// What a connection that ends gives up after so many bytes were written: what may be sent again, and who is told.
+    fn ended(outbox: &mut Outbox, log: &Log) -> (Vec<u8>, Vec<usize>) {
+        let (again, told) = outbox.end(&lost());
+        told.into_iter().for_each(|answered| answered(Err(lost())));
+        (again.bytes.to_vec(), log.lock().unwrap().iter().map(|(index, _)| *index).collect())
+    }
+
+    const ONE: Replies = Replies::One;
+
+    #[test]
+    fn what_never_left_or_only_reads_may_be_sent_again() {
+        for (written, again, told) in
+            [(0, "aabbbcccc", vec![]), (1, "bbbcccc", vec![0]), (3, "bbbcccc", vec![0]), (9, "bbb", vec![0, 2])]
+        {
+            let (log, mut outbox) = (Log::default(), Outbox::default());
+            let requests = [(2, ONE, false), (3, ONE, true), (4, ONE, false)];
+            outbox.push(batch(&log, &requests), &"Redis".into(), 10).map_err(|_| "full").unwrap();
+            outbox.wrote(written);
+            assert_eq!(ended(&mut outbox, &log), (again.into(), told), "{written}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_is_writing_may_have_left() {
+        let (log, mut outbox) = (Log::default(), Outbox::default());
+        outbox.push(batch(&log, &[(2, ONE, false)]), &"Redis".into(), 10).map_err(|_| "full").unwrap();
+        assert_eq!(outbox.offer(64).concat(), b"aa");
+        assert_eq!(ended(&mut outbox, &log), (vec![], vec![0]));
+        outbox.wrote(2);
+
+        let (log, mut outbox) = (Log::default(), Outbox::default());
+        outbox.push(batch(&log, &[(2, ONE, false)]), &"Redis".into(), 10).map_err(|_| "full").unwrap();
+        outbox.offer(64);
+        outbox.kept_back();
+        assert_eq!(ended(&mut outbox, &log), (b"aa".to_vec(), vec![]), "the socket took nothing");
+    }
+
+    #[test]
+    fn what_was_sent_again_is_not_sent_a_third_time() {
+        let (log, mut outbox) = (Log::default(), Outbox::default());
+        outbox.push(batch(&log, &[(2, ONE, true)]), &"Redis".into(), 10).map_err(|_| "full").unwrap();
+        outbox.wrote(2);
+        let (again, _) = outbox.end(&lost());
+        let mut next = Outbox::default();
+        next.push(again, &"Redis".into(), 10).map_err(|_| "full").unwrap();
+        next.wrote(2);
+        assert_eq!(ended(&mut next, &log), (vec![], vec![0]));
+    }
+
+    #[test]
+    fn replies_go_to_requests_in_order_and_arrays_are_collected() {
+        let (log, mut outbox) = (Log::default(), Outbox::default());
+        let requests = [(1, ONE, true), (1, Replies::Array(2), true), (1, Replies::Array(1), true)];
+        outbox.push(batch(&log, &requests), &"Redis".into(), 10).map_err(|_| "full").unwrap();
+        assert_eq!(outbox.missing(), 4);
+        let mut answers = Vec::new();
+        let server: Arc<str> = "Redis".into();
+        for reply in [Value::Error("ERR a".into()), Value::Int(1), Value::Error("ERR b".into()), Value::Int(2)] {
+            assert!(outbox.reply(&server, reply, &mut answers));
+        }
+        assert!(!outbox.reply(&server, Value::Null, &mut answers), "nobody waits for a fifth");
+        answers.into_iter().for_each(|(answered, result)| answered(result));
+        let log = log.lock().unwrap();
+        assert_eq!(log[0].1.as_ref().unwrap_err().reply_kind(), Some("ERR"));
+        let both = Value::Array(vec![Value::Int(1), Value::Error("ERR b".into())]);
+        assert_eq!(log[1].1.as_ref().unwrap(), &both);
+        assert_eq!(log[2].1.as_ref().unwrap(), &Value::Array(vec![Value::Int(2)]));
+    }
+
+    #[test]
+    fn who_gave_up_still_has_the_reply() {
+        let (log, mut outbox) = (Log::default(), Outbox::default());
+        let mut two = batch(&log, &[(1, ONE, true), (1, ONE, true)]);
+        let now = Instant::now();
+        two.requests[0].deadline = Some(now);
+        outbox.push(two, &"Redis".into(), 10).map_err(|_| "full").unwrap();
+        let mut late = Vec::new();
+        assert_eq!(outbox.late(now, &mut late), None);
+        assert_eq!(late.len(), 1);
+        let (mut answers, server) = (Vec::new(), "Redis".into());
+        assert!(outbox.reply(&server, Value::Int(1), &mut answers) && answers.is_empty());
+        assert!(outbox.reply(&server, Value::Int(2), &mut answers) && answers.len() == 1);
     }
 }
