@@ -4,17 +4,30 @@
 use super::environment::{Intrinsic, State};
 use super::raw::{Frame, Function};
 use super::values::{Js, Value};
-use crate::engine::redis::{Departure, Entered, Redis};
+use crate::engine::redis::{Entered, Link, Redis};
 use crate::error::Result;
 use crate::redis_request::{Batch, Request};
 use bytes::BytesMut;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-/// What the present tick has to send, a batch for each pool.
+/// So many commands leave before the tick ends, and then each time as many as have left: Redis works on them while
+/// JavaScript makes the next ones. (GET with 50 in flight: 188 thousand a second without, 287 thousand with it.)
+const PART: usize = 16;
+
+/// What the present tick has to send to one pool.
+struct Outgoing {
+    redis: Arc<Redis>,
+    batch: Batch,
+    /// How many have left, and the lane that they took.
+    left: usize,
+    lane: Option<Link>,
+}
+
+/// What the present tick has to send.
 #[derive(Default)]
 pub struct Tick {
-    batches: RefCell<Vec<(Arc<Redis>, Batch)>>,
+    outgoing: RefCell<Vec<Outgoing>>,
     ends: Cell<bool>,
 }
 
@@ -29,17 +42,21 @@ impl Tick {
         request: impl FnOnce(Entered, usize) -> Request,
     ) {
         {
-            let mut batches = self.batches.borrow_mut();
-            let known = batches.iter().position(|(known, _)| Arc::ptr_eq(known, entered.redis()));
+            let mut all = self.outgoing.borrow_mut();
+            let known = all.iter().position(|outgoing| Arc::ptr_eq(&outgoing.redis, entered.redis()));
             let index = known.unwrap_or_else(|| {
-                batches.push((entered.redis().clone(), Batch::with_room()));
-                batches.len() - 1
+                all.push(Outgoing { redis: entered.redis().clone(), batch: Batch::with_room(), left: 0, lane: None });
+                all.len() - 1
             });
-            let batch = &mut batches[index].1;
+            let Outgoing { redis, batch, left, lane } = &mut all[index];
             let before = batch.bytes.len();
             encode(&mut batch.bytes);
             let length = batch.bytes.len() - before;
             batch.requests.push(request(entered, length));
+            if batch.requests.len() >= PART.max(*left) {
+                *left += batch.requests.len();
+                redis.send_part(batch, lane);
+            }
         }
         // In an environment that is going away nothing can be asked of JavaScript.
         if !self.ends.replace(true) && self.call_back(js, state).is_err() {
@@ -56,8 +73,10 @@ impl Tick {
     /// Sends what was collected.
     pub fn end(&self) {
         self.ends.set(false);
-        for (redis, batch) in self.batches.take() {
-            redis.send(batch, Departure::Now);
+        for Outgoing { redis, batch, lane, .. } in self.outgoing.take() {
+            if !batch.requests.is_empty() {
+                redis.send_rest(batch, lane);
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::redis_value::Value;
 use crate::resilience::guard::{Guard, Pass};
 use crate::stores::redis::{Blocking, Pool, Subscriber};
 #[cfg_attr(not(feature = "node"), expect(unused_imports, reason = "some are for its JavaScript face only"))]
-pub use crate::stores::redis::{Departure, Listener, Message, Sizes, Topic};
+pub use crate::stores::redis::{Departure, Link, Listener, Message, Sizes, Topic};
 use bytes::{Bytes, BytesMut};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -90,6 +90,33 @@ impl Redis {
         self.touch();
         batch.set_deadline(Instant::now() + REDIS_DEADLINE);
         self.pool.send(batch, departure);
+    }
+
+    /// Sends what there is of a batch that goes on, if a lane is up, which the rest of it takes as well: what is sent
+    /// together is executed in its order.
+    pub fn send_part(&self, batch: &mut Batch, lane: &mut Option<Link>) {
+        if lane.is_none() {
+            *lane = self.pool.up();
+        }
+        if let Some(link) = lane {
+            self.send_on(link, std::mem::replace(batch, Batch::with_room()));
+        }
+    }
+
+    /// Sends the rest of a batch.
+    pub fn send_rest(&self, batch: Batch, lane: Option<Link>) {
+        match lane {
+            Some(link) => self.send_on(&link, batch),
+            None => self.send(batch, Departure::Now),
+        }
+    }
+
+    fn send_on(&self, link: &Link, mut batch: Batch) {
+        self.touch();
+        batch.set_deadline(Instant::now() + REDIS_DEADLINE);
+        if let Err((_, batch)) = link.send_batch(batch, Departure::Now) {
+            self.pool.send(batch, Departure::Now);
+        }
     }
 
     fn touch(&self) {

@@ -18,7 +18,7 @@ mod wire;
 
 pub use blocking::Blocking;
 pub use lane::{Lane, Plan};
-pub use link::Departure;
+pub use link::{Departure, Link};
 pub use pool::{Pool, Sizes};
 pub use sessions::RedisSessions;
 pub use subscriber::{Listener, Message, Subscriber, Topic};

@@ -107,6 +107,14 @@ impl Pool {
         self.0.runtime.spawn(wait(self.0.clone(), batch, false));
     }
 
+    /// The lane that a batch would take now, if one is up.
+    pub fn up(&self) -> Option<Link> {
+        match self.0.way() {
+            Way::On(link) => Some(link),
+            Way::Wait | Way::None(_) => None,
+        }
+    }
+
     /// Connections and commands at this moment.
     pub fn stats(&self) -> LaneStats {
         let lanes = self.0.lanes();
