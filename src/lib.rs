@@ -27,8 +27,8 @@
 //! 1. `bindings::client` finds the method in the table of [`client::methods`], and encodes its arguments as it reads them.
 //!    All commands take this one way.
 //! 2. The guard of the server lets the call in, or says at once why not: breaker, bound on calls in flight.
-//! 3. It joins what this tick of JavaScript sends (`bindings::tick`). When the code that runs now is done, the JavaScript
-//!    thread writes all of it to one lane with one system call: waking another thread to write would cost more.
+//! 3. It joins what this tick of JavaScript sends (`bindings::tick`). When the code that runs now is done, or when there is
+//!    enough for a part, the JavaScript thread writes it to one lane itself: waking another thread would cost more.
 //! 4. A lane ([`stores::redis`]) is one connection that carries any number of commands at once, and one after another when
 //!    it is lost. Replies come in the order of commands. What had left and may change something is never sent again; what
 //!    only reads is, once; what never left is sent on another connection.
