@@ -355,6 +355,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_link_whose_probe_gets_another_answer_is_out_of_step_and_ends() {
+        let (_, driver) = driven(vec![HELLO, b"+OTHER\r\n", b""]).await;
+        let lost = driver.await.unwrap().error.to_string();
+        assert!(lost.contains("out of step"), "{lost}");
+    }
+
+    #[tokio::test]
     async fn a_closed_driver_leaves_nobody_waiting() {
         let (link, driver) = driven(vec![HELLO, b""]).await;
         let waiting = link.submit(&["GET", "k"]).unwrap();
