@@ -11,12 +11,18 @@ export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-was
 
 /**
  * Takes over `process.env`, the error classes, `JSON.parse` and promises of the realm that loads this package, and gives
- * the class of clients.
+ * what is made by hand: the class of clients, and `validateSessionWithCache`.
  */
 export declare function attach(realm: unknown): unknown
 
 /** True if Redis answers a `PING`; false also where `REDIS_URL` is not set. */
 export declare function checkRedisHealth(): unknown
+
+/** Deletes sessions that have expired. */
+export declare function cleanupExpiredSessions(): unknown
+
+/** Deletes sessions that nobody has used for a while. */
+export declare function cleanupInactiveSessions(days: unknown): unknown
 
 /** Closes the client of `REDIS_URL`. */
 export declare function closeRedisClient(): unknown
@@ -32,6 +38,18 @@ export declare function getRedisClient(): unknown
 
 /** What the session cache has done since it was opened or reset. */
 export declare function getSessionCacheMetrics(): unknown
+
+/** The session cache's connection to Redis. */
+export declare function getSessionCachePoolStats(): unknown
+
+/** The sessions of a user. */
+export declare function getUserSessions(userId: unknown): unknown
+
+/** How many sessions a user has, and since when. */
+export declare function getUserSessionStats(userId: unknown): unknown
+
+/** Lets Postgres tell every process of writes by anyone. */
+export declare function installTriggers(options: unknown): unknown
 
 /** Forgets the copies of one session, without ending it. */
 export declare function invalidateSessionCache(token: unknown): unknown
@@ -63,14 +81,23 @@ export declare function revokeSessionWithCache(sessionId: unknown, token: unknow
 /** Gives a session a new token and a new end. */
 export declare function rotateSession(token: unknown, newToken: unknown, expiresAt: unknown): unknown
 
+/** Whether the session cache's connection to Redis answers. */
+export declare function sessionCacheHealthCheck(): unknown
+
 /** Sends the log lines of the process to a function of this environment, or back to standard error. */
 export declare function setLogHandler(handler: unknown): unknown
 
 /** Writes what is buffered and closes everything. The next call opens it again. */
 export declare function shutdown(timeoutMs: unknown): unknown
 
+/** Removes what [`install_triggers`] made. */
+export declare function uninstallTriggers(options: unknown): unknown
+
 /** Who a bearer token belongs to, from Postgres alone. */
 export declare function validateSession(token: unknown): unknown
 
-/** Who a bearer token belongs to, from the cache or from Postgres. */
-export declare function validateSessionWithCache(token: unknown): unknown
+/** Leaves a copy of one session in Redis. */
+export declare function warmSession(token: unknown): unknown
+
+/** Leaves copies of sessions in Redis before they are asked for. */
+export declare function warmSessionCache(options: unknown): unknown

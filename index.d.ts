@@ -114,7 +114,74 @@ export function invalidateSessionCache(token: string): Promise<void>;
 /** Forgets the copies of all sessions of a user without ending them, and resolves with their number. */
 export function invalidateUserSessions(userId: string): Promise<number>;
 
-/** Counts since the start or the last reset; `hits + misses + refused = total`. */
+/** The sessions of a user that have not expired, newest activity first. */
+export function getUserSessions(userId: string): Promise<Session[]>;
+
+/** What {@link getUserSessionStats} tells of a user's sessions that have not expired. */
+export interface UserSessionStats {
+  totalActive: number;
+  /** When the oldest of them was made, or `null` if there is none. */
+  oldestSession: string | null;
+  /** When the newest of them was made, or `null` if there is none. */
+  newestSession: string | null;
+  /** Different pairs of address and user agent. */
+  devicesCount: number;
+}
+
+/** How many sessions a user has, and since when. */
+export function getUserSessionStats(userId: string): Promise<UserSessionStats>;
+
+/** Deletes sessions that have expired, some at a time, and resolves with their number. */
+export function cleanupExpiredSessions(): Promise<number>;
+
+/**
+ * Deletes sessions without activity for so many days (a whole number from 1 to 3650), some at a time, forgets their copies, and
+ * resolves with their number. What this process knows of their activity is written first.
+ *
+ * Rejects with `ERR_SESSION_STORE` where activity cannot be written (a trigger of the table makes every update fail): it would
+ * delete sessions that are in use.
+ */
+export function cleanupInactiveSessions(days?: number): Promise<number>;
+
+/** How far {@link warmSessionCache} is. */
+export interface WarmingProgress {
+  /** Sessions that were found. */
+  total: number;
+  warmed: number;
+  failed: number;
+}
+
+export interface WarmingOptions {
+  /** Sessions at most, 1 to 100000. Default `1000`. */
+  limit?: number;
+  /** Only sessions with activity in so many hours, 1 to 8760. Default `24`. */
+  recentHours?: number;
+  /** Stops it after the batch that is under way. */
+  signal?: AbortSignal;
+  /** Called after every batch. What it throws is logged. */
+  onProgress?: (progress: WarmingProgress) => void;
+}
+
+export interface WarmingResult extends WarmingProgress {
+  /** True unless it failed or was stopped. */
+  success: boolean;
+  durationMs: number;
+  /** `failed`: Postgres or Redis stopped answering. What was warmed until then stays. */
+  status: 'completed' | 'stopped' | 'failed';
+}
+
+/**
+ * Leaves copies of sessions in Redis before they are asked for, those with the newest activity first, 100 at a time. Other calls
+ * are served meanwhile.
+ *
+ * Without Redis, or with the cache switched off, there is nothing to warm: `total` is `0`.
+ */
+export function warmSessionCache(options?: WarmingOptions): Promise<WarmingResult>;
+
+/**
+ * Counts since the start or the last reset; `hits + misses + refused = total` and `localHits + redisHits = hits`. A validation
+ * that rejects counts among `misses`.
+ */
 export interface SessionCacheMetrics {
   enabled: boolean;
   /** Answered by a copy. */
@@ -125,14 +192,14 @@ export interface SessionCacheMetrics {
   refused: number;
   /** Failures of a store, whether or not the other one could answer. */
   errors: number;
-  /** Tokens that this process revoked or forgot. */
+  /** Tokens that calls of this process revoked or forgot. */
   invalidations: number;
   total: number;
   /** Percentage of hits among hits and misses, with two decimals. */
   hitRate: number;
   /** Life of a copy in seconds. */
   ttl: number;
-  /** Hits in the process. This version has no tier there: `0`. */
+  /** Hits in the process. */
   localHits: number;
   /** Hits in Redis. */
   redisHits: number;
@@ -140,6 +207,34 @@ export interface SessionCacheMetrics {
   databaseReads: number;
   /** Validations that joined the read of another one. */
   coalesced: number;
+  /** Sessions that the process holds now. */
+  localEntries: number;
+  /** Entries of Redis that were read and not believed, by reason. */
+  notBelieved: {
+    /** Written in another life of the server: before a restart, a failover, a restored snapshot. */
+    otherLife: number;
+    /** Its end had come. */
+    ended: number;
+    /** Of another format version. */
+    otherVersion: number;
+    /** From before news of Postgres that this process may have missed. */
+    olderThanNews: number;
+    /** Sealed by no secret of `SESSION_CACHE_SECRET`, or not at all. */
+    unsealed: number;
+    /** No session, or another token's. */
+    unreadable: number;
+    /** Something happened to the key while it was read; it was read again. */
+    overtaken: number;
+  };
+  /** Tokens that had to be forgotten, by who said so. */
+  invalidationsBy: {
+    /** Calls of this process: the same as `invalidations`. */
+    calls: number;
+    /** Writes to the key that Redis told of, fills included. */
+    redis: number;
+    /** Postgres: other processes, or the triggers. */
+    postgres: number;
+  };
 }
 
 /** The counts of the session cache. */
@@ -150,16 +245,54 @@ export function resetSessionCacheMetrics(): void;
 
 /** Settings of the session cache that can be changed while it runs. What is left out stays as it is. */
 export interface SessionCacheOptions {
-  /** Off, the cache is neither read nor filled; invalidations go on. Default `SESSION_CACHE_ENABLED`, or `true`. */
+  /**
+   * Off, every validation asks Postgres; invalidations go on. On again, copies from before are not used. Default
+   * `SESSION_CACHE_ENABLED`, or `true`.
+   */
   enabled?: boolean;
-  /** Life of a copy in whole seconds, 1 to 300. Default `SESSION_CACHE_TTL_SECONDS`, or `300`. */
+  /** Life of copies that are made from now on, in whole seconds, 1 to 300. Default `SESSION_CACHE_TTL_SECONDS`, or `300`. */
   ttlSeconds?: number;
-  /** The tier in the process. This version has none, so that there is nothing to switch yet. */
+  /** The tier in the process. Switching it off empties it. Default `SESSION_CACHE_LOCAL_ENABLED`, or `true`. */
   localEnabled?: boolean;
 }
 
 /** Changes settings at once, for this process, until `shutdown()`. An option that does not exist is an error. */
 export function configureSessionCache(options: SessionCacheOptions): void;
+
+/** True if the session cache's own connection to Redis answers within 1000 ms; `false` without `REDIS_URL`. */
+export function sessionCacheHealthCheck(): Promise<boolean>;
+
+/** The session cache's own connection to Redis; `null` without `REDIS_URL`. */
+export function getSessionCachePoolStats(): PoolStats | null;
+
+/** The session cache as one object, with the names that Studio uses. */
+export declare const sessionCache: {
+  readonly validateSession: typeof validateSessionWithCache;
+  readonly revokeSession: typeof revokeSessionWithCache;
+  readonly revokeAllUserSessions: typeof revokeAllUserSessionsWithCache;
+  readonly invalidateSession: typeof invalidateSessionCache;
+  readonly invalidateUserSessions: typeof invalidateUserSessions;
+  /** Leaves a copy of one session in Redis; `false` if there is no such session, or none could be left. */
+  readonly warmSession: (token: string) => Promise<boolean>;
+  readonly getMetrics: typeof getSessionCacheMetrics;
+  readonly resetMetrics: typeof resetSessionCacheMetrics;
+  readonly healthCheck: typeof sessionCacheHealthCheck;
+  readonly getPoolStats: typeof getSessionCachePoolStats;
+  /** {@link shutdown}: the session cache has no connections apart from the process's. */
+  readonly close: typeof shutdown;
+};
+
+/**
+ * Installs triggers in Postgres by which every process hears of writes to the tables by anyone: deleted sessions, a changed
+ * token, user or end, TRUNCATE; of users a changed email, name, username, ban or deletion. May be called again. Resolves with the
+ * SQL that was executed (`sql/session_events.sql` of this package); with `dryRun` it is only shown.
+ *
+ * The role of `DATABASE_URL` has to own the tables. Rejects with `ERR_SESSION_STORE`.
+ */
+export function installTriggers(options?: { dryRun?: boolean }): Promise<string>;
+
+/** Removes what {@link installTriggers} made. Resolves with the SQL. */
+export function uninstallTriggers(options?: { dryRun?: boolean }): Promise<string>;
 
 /** What a Redis command takes: text, a number as JavaScript writes it, or bytes. */
 export type RedisArgument = string | number | Uint8Array;

@@ -5,7 +5,7 @@
 const native = require('./binding.js');
 
 const done = Promise.resolve();
-const RedisClientWrapper = native.attach({
+const [RedisClientWrapper, validateSessionWithCache] = native.attach({
   env: process.env,
   Error,
   TypeError,
@@ -24,7 +24,7 @@ RedisClientWrapper.prototype.scanIterator = async function* scanIterator(pattern
 };
 
 // One statement each: that is what lets `import { shutdown }` work from ES modules.
-exports.validateSessionWithCache = native.validateSessionWithCache;
+exports.validateSessionWithCache = validateSessionWithCache;
 exports.validateSession = native.validateSession;
 exports.revokeSessionWithCache = native.revokeSessionWithCache;
 exports.revokeSessionByToken = native.revokeSessionByToken;
@@ -36,6 +36,28 @@ exports.invalidateUserSessions = native.invalidateUserSessions;
 exports.getSessionCacheMetrics = native.getSessionCacheMetrics;
 exports.resetSessionCacheMetrics = native.resetSessionCacheMetrics;
 exports.configureSessionCache = native.configureSessionCache;
+exports.getUserSessions = native.getUserSessions;
+exports.getUserSessionStats = native.getUserSessionStats;
+exports.cleanupExpiredSessions = native.cleanupExpiredSessions;
+exports.cleanupInactiveSessions = native.cleanupInactiveSessions;
+exports.warmSessionCache = native.warmSessionCache;
+exports.sessionCacheHealthCheck = native.sessionCacheHealthCheck;
+exports.getSessionCachePoolStats = native.getSessionCachePoolStats;
+exports.sessionCache = Object.freeze({
+  validateSession: validateSessionWithCache,
+  revokeSession: native.revokeSessionWithCache,
+  revokeAllUserSessions: native.revokeAllUserSessionsWithCache,
+  invalidateSession: native.invalidateSessionCache,
+  invalidateUserSessions: native.invalidateUserSessions,
+  warmSession: native.warmSession,
+  getMetrics: native.getSessionCacheMetrics,
+  resetMetrics: native.resetSessionCacheMetrics,
+  healthCheck: native.sessionCacheHealthCheck,
+  getPoolStats: native.getSessionCachePoolStats,
+  close: native.shutdown,
+});
+exports.installTriggers = native.installTriggers;
+exports.uninstallTriggers = native.uninstallTriggers;
 exports.RedisClientWrapper = RedisClientWrapper;
 exports.Tier = Object.freeze({ FREE: 'free', STARTER: 'starter', PRO: 'pro', ENTERPRISE: 'enterprise' });
 exports.createRedisClient = (projectId, options) => new RedisClientWrapper(projectId, options);

@@ -136,7 +136,7 @@ test.each([
     addon.setLogHandler(handler);
     process.on('uncaughtException', () => process.exit(8));
     const answers = [];
-    for (let round = 0; calls < 3 && round < 1000; round += 1) answers.push(await addon.validateSessionWithCache('token'));
+    for (let round = 0; calls < 3 && round < 1000; round += 1) answers.push(await addon.validateSessionWithCache('token ' + round));
     await addon.shutdown();
     console.log(calls >= 3, answers.every((answer) => answer === null));`;
   const { code, stdout, stderr } = await run(source, { REDIS_URL: nobody, STUDIO_REDIS_LOG: 'debug' });

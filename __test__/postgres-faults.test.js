@@ -1,15 +1,20 @@
 'use strict';
 
-// Postgres goes away: who is cached goes on, who is not is told that the store cannot answer, and never "nobody". The
-// cases run side by side, each with a Postgres, a Redis and a process of its own.
+// Postgres goes away: who is cached goes on, who is not is told that the store cannot answer, and never "nobody". Or it
+// lives, and the connection goes away that tells a process what to forget. The cases run side by side, each with a
+// Postgres, a Redis and processes of its own.
 
 const { startRedis, startPostgres, sleep, until } = require('./helpers/servers.js');
 const { Database } = require('./helpers/database.js');
-const { actor, warmUp, cached, kept } = require('./fixtures/faults/cast.js');
+const { actor, warmUp, cached, kept, LISTENERS, listening } = require('./fixtures/faults/cast.js');
+const { now } = require('./fixtures/faults/clock.js');
+const { Scene, expectRight, REACHES_OTHERS_MS, BY_CALLS } = require('./fixtures/faults/scene.js');
 const { report, summary } = require('./fixtures/faults/figures.js');
 
 /** The deadline of a statement, and something for a busy machine. */
 const DEADLINE_MS = 5000 + 1000;
+/** How long the listener is disturbed. */
+const LOSS_MS = process.env.SOAK ? 30_000 : 7000;
 /** The breaker stays open for 30 to 36 s, and perhaps once more after a probe in the last moment of the fault. */
 const RECOVERY_MS = 90_000;
 
@@ -134,4 +139,87 @@ test.concurrent(
     await database.end();
   },
   240_000,
+);
+
+test.concurrent(
+  'Postgres restarted at 1000 validations a second: what is held goes on, and nothing fails but what had to ask it',
+  async () => {
+    const postgres = await startPostgres({ settings: { synchronous_commit: 'on' } });
+    const scene = await Scene.open({ postgres, processes: 2 });
+    await scene.begin();
+    // So many answers that the failures of the restart do not open the breaker, which would stay open for 30 s.
+    await sleep(4000);
+    await scene.phase('fault');
+    const stopped = now();
+    await postgres.restart();
+    const asked = async () => {
+      const [session] = await scene.database.createSessions(1);
+      const answers = await Promise.all(scene.witnesses.map((one) => one.call('validateAll', [session.token])));
+      return answers.every(([id]) => id === session.id);
+    };
+    await until(asked, { what: 'answers of Postgres', deadlineMs: RECOVERY_MS });
+    const back = now();
+    await scene.localAgain();
+    const outcome = await scene.end('Postgres restarted', { 'asked again after': `${(back - stopped) / 1000} ms` });
+    await scene.close();
+    const { failed, heldFailed, vain } = outcome;
+    expect(heldFailed).toBe(0);
+    expect(Object.keys(failed).filter((where) => !where.startsWith('fault'))).toEqual([]);
+    // An ending that failed is not known to have happened; only those that were called meanwhile may fail.
+    const unexcused = vain.filter(({ called, error }) => !error || called < stopped - 1e6 || called > back);
+    expectRight({ ...outcome, failures: [], vain: unexcused });
+  },
+  240_000,
+);
+
+/** Each way: what becomes of the connection that listens, while the others work, and when it is back. */
+const LOSSES = {
+  'killed again and again': {
+    fault: ({ database }) => database.query(`SELECT pg_terminate_backend(pid) ${LISTENERS}`),
+    again: true,
+  },
+  'kept away': {
+    fault({ rows }) {
+      rows.refusesListeners = true;
+      for (const connection of rows.listeners) connection.destroy();
+    },
+    cure: ({ rows }) => (rows.refusesListeners = false),
+  },
+  'silent (its connection frozen)': {
+    fault: ({ rows }) => rows.listeners.forEach((connection) => connection.freeze()),
+  },
+};
+
+test.concurrent.each(Object.keys(LOSSES))(
+  'the listener %s: what it may have missed is not believed',
+  async (way) => {
+    const { fault, cure, again } = LOSSES[way];
+    const scene = await Scene.open({ postgres: await startPostgres(), tapped: { postgres: true } });
+    await scene.begin();
+    await scene.beginOwn();
+    await scene.phase('fault');
+    const begun = Date.now();
+    await fault(scene);
+    while (Date.now() < begun + LOSS_MS) {
+      await sleep(500);
+      if (again) await fault(scene);
+    }
+    await cure?.(scene);
+    // The server keeps the frozen connection, whose end it has not been told of.
+    const hearing = () => scene.rows.listeners.filter(({ frozen }) => !frozen.toServer);
+    await until(() => hearing().length > 0, { what: 'the return of the listener' });
+    await listening(scene.database, 1 + scene.rows.listeners.length);
+    const back = now();
+    await scene.localAgain({ deadlineMs: RECOVERY_MS });
+    const outcome = await scene.end(`listener ${way}`);
+    await scene.close();
+    // Those who end sessions by the package tell Redis, too.
+    const told = outcome.late.filter(({ way: ending }) => BY_CALLS.includes(ending));
+    expectRight({ ...outcome, late: told });
+    // Those who write SQL are heard of when the listener is back, at the latest.
+    const since = ({ resolved, ms }) => resolved / 1000 + ms - Math.max(resolved, back) / 1000;
+    const untold = outcome.late.filter((one) => !told.includes(one) && since(one) > REACHES_OTHERS_MS);
+    expect(untold).toEqual([]);
+  },
+  180_000,
 );

@@ -85,6 +85,23 @@ test.each(['toServer', 'toClient', 'both'])('freeze %s keeps bytes and sockets u
   await receives(late, 'c');
 });
 
+test.each(['toServer', 'toClient', 'both'])('one connection is frozen %s, and the others are not', async (direction) => {
+  const [client, other] = [await connect(), await connect()];
+  client.socket.write('a');
+  await receives(client, 'a');
+  const [frozen] = proxy.open;
+  frozen.freeze(direction);
+  client.socket.write('b');
+  other.socket.write('c');
+  await receives(other, 'c');
+  // The proxy as a whole was not frozen, so that this changes nothing.
+  proxy.thaw();
+  await sleep(50);
+  expect([client.received, client.ended]).toEqual(['a', false]);
+  frozen.thaw(direction);
+  await receives(client, 'ab');
+});
+
 test('stranded connections stay open and pass nothing, new ones work', async () => {
   const client = await connect();
   client.socket.write('a');

@@ -6,7 +6,8 @@ const { randomUUID } = require('node:crypto');
 const addon = require('./fixtures/functional/addon.js');
 const { Database } = require('./helpers/database.js');
 const { startPostgres, startProxy, until } = require('./helpers/servers.js');
-const { openRedis, everything, untilCopied } = require('./fixtures/functional/redis.js');
+const { openRedis, everything, untilCopied: untilLeft } = require('./fixtures/functional/redis.js');
+const { here, ready } = require('./fixtures/sessions/steps.js');
 
 const PREFIX = 'validate:';
 const { validateSessionWithCache, validateSession, getSessionCacheMetrics } = addon;
@@ -23,9 +24,16 @@ beforeAll(async () => {
   process.env.REDIS_KEY_PREFIX = PREFIX;
   database = new Database(postgres.url);
   redis = openRedis();
+  await ready(here, database);
 });
 
 afterAll(() => database.end());
+
+/** A copy is in Redis, and this process knows it: a read that is still leaving one would be joined. */
+async function untilCopied(outside, session) {
+  await untilLeft(outside, session);
+  expect(await addon.sessionCacheHealthCheck()).toBe(true);
+}
 
 const keyOf = (session) => `${PREFIX}session:${session.hash}`;
 

@@ -16,23 +16,28 @@ pub const VARIABLES: &[&str] = &[
     "REDIS_KEY_PREFIX",
     "SESSION_CACHE_ENABLED",
     "SESSION_CACHE_TTL_SECONDS",
+    "SESSION_CACHE_LOCAL_ENABLED",
+    "SESSION_CACHE_LOCAL_ENTRIES",
+    "SESSION_CACHE_SECRET",
+    "SESSION_ACTIVITY_FLUSH_SECONDS",
     "DATABASE_POOL_SIZE",
     "DATABASE_STATEMENT_CACHE",
     "STUDIO_REDIS_LOG",
     "REDIS_USE_TLS",
     "REDIS_SENTINEL_HOSTS",
-    "SESSION_CACHE_SECRET",
 ];
 
 /// Asked for by the operator, but not built yet: to go on without would be less than they count on.
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("REDIS_USE_TLS", "Connections to Redis would not be encrypted"),
     ("REDIS_SENTINEL_HOSTS", "Failovers would not be followed"),
-    ("SESSION_CACHE_SECRET", "Entries in Redis would not be sealed"),
 ];
 
 /// Longest life of a cached session. What bounds how long an undeliverable invalidation must be kept.
 pub const MAX_TTL: Duration = Duration::from_secs(300);
+
+/// Shortest secret of `SESSION_CACHE_SECRET`, in characters.
+const SHORTEST_SECRET: usize = 32;
 
 /// How long Redis may take of a validation's time, before Postgres is asked.
 pub const REDIS_SHARE_OF_VALIDATION: Duration = Duration::from_millis(250);
@@ -88,6 +93,14 @@ pub struct Config {
     pub cache_enabled: bool,
     /// Life of a cached session, at most [`MAX_TTL`]. Default `300` seconds.
     pub cache_ttl: Duration,
+    /// Sessions are kept in the process. Default `true`.
+    pub local_enabled: bool,
+    /// Sessions in the process at most. Default `100000`.
+    pub local_entries: u32,
+    /// Entries in Redis are sealed by the first, and believed if any of them has sealed them. Default none: no seals.
+    pub cache_secrets: Vec<Secret>,
+    /// Time between two writes of the sessions' activity. Default `30` seconds.
+    pub activity_flush: Duration,
     /// A tracing filter. Default `warn`.
     pub log_filter: String,
 }
@@ -124,6 +137,10 @@ impl Config {
             key_prefix: read.text("REDIS_KEY_PREFIX").unwrap_or_default().to_owned(),
             cache_enabled: read.switch("SESSION_CACHE_ENABLED")?.unwrap_or(true),
             cache_ttl,
+            local_enabled: read.switch("SESSION_CACHE_LOCAL_ENABLED")?.unwrap_or(true),
+            local_entries: read.whole("SESSION_CACHE_LOCAL_ENTRIES", 1..=10_000_000)?.unwrap_or(100_000),
+            cache_secrets: read.secrets("SESSION_CACHE_SECRET")?,
+            activity_flush: Duration::from_secs(read.whole("SESSION_ACTIVITY_FLUSH_SECONDS", 1..=3600)?.unwrap_or(30)),
             log_filter: read.text("STUDIO_REDIS_LOG").unwrap_or("warn").to_owned(),
         })
     }
@@ -136,6 +153,19 @@ impl<'a> Reader<'a> {
     fn text(&self, name: &str) -> Option<&'a str> {
         debug_assert!(VARIABLES.contains(&name), "{name} is not handed over by JavaScript");
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Secrets with commas between them. No message shows one.
+    fn secrets(&self, name: &str) -> Result<Vec<Secret>> {
+        let secrets: Vec<_> = self.text(name).into_iter().flat_map(|text| text.split(',')).map(str::trim).collect();
+        if let Some(short) =
+            secrets.iter().map(|secret| secret.chars().count()).find(|length| *length < SHORTEST_SECRET)
+        {
+            return Err(Error::InvalidConfig(format!(
+                "{name} must hold secrets of {SHORTEST_SECRET} characters or more, with commas between them; one has {short}."
+            )));
+        }
+        Ok(secrets.into_iter().map(Secret::new).collect())
     }
 
     fn switch(&self, name: &str) -> Result<Option<bool>> {
@@ -190,7 +220,10 @@ mod tests {
             ("DATABASE_POOL_SIZE", "-1"),
             ("DATABASE_STATEMENT_CACHE", "no"),
             ("REDIS_USE_TLS", "true"),
-            ("SESSION_CACHE_SECRET", "x"),
+            ("SESSION_CACHE_SECRET", "too short"),
+            ("SESSION_CACHE_SECRET", "12345678901234567890123456789012,"),
+            ("SESSION_CACHE_LOCAL_ENTRIES", "0"),
+            ("SESSION_ACTIVITY_FLUSH_SECONDS", "0"),
         ] {
             let error = config(&[("DATABASE_URL", "postgres://h/d"), (name, value)]).unwrap_err();
             assert_eq!(error.code(), "ERR_INVALID_CONFIG");
@@ -208,8 +241,13 @@ mod tests {
 
     #[test]
     fn secrets_do_not_show() {
+        let secret = |text: &str| config(&[("SESSION_CACHE_SECRET", text)]);
         let config =
             config(&[("DATABASE_URL", "postgres://u:hunter2@h/d"), ("REDIS_URL", "redis://:hunter2@h")]).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
+        assert!(!secret("hunter2").unwrap_err().to_string().contains("hunter2"));
+        let two = secret("hunter2hunter2hunter2hunter2hunter2, 12345678901234567890123456789012").unwrap();
+        assert_eq!((two.cache_secrets.len(), two.cache_secrets[1].reveal().len()), (2, 32));
+        assert!(!format!("{two:?}").contains("hunter2"));
     }
 }

@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 /// Longest bearer token that is looked up, in bytes. A longer one belongs to nobody.
 pub const MAX_TOKEN_BYTES: usize = 4096;
@@ -9,8 +10,17 @@ pub const MAX_TOKEN_BYTES: usize = 4096;
 /// SHA-256 of a bearer token: what Postgres stores, and what keys and messages are made of.
 ///
 /// It names a session without opening it, but it does not belong into a log either; `Debug` shows four bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenHash([u8; 32]);
+
+impl Hash for TokenHash {
+    /// Eight bytes of a SHA-256 are as good as all of them.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut eight = [0; 8];
+        eight.copy_from_slice(&self.0[..8]);
+        state.write_u64(u64::from_ne_bytes(eight));
+    }
+}
 
 impl TokenHash {
     /// Hashes a raw token; `None` for an empty or oversized one, which is nobody's.
@@ -56,7 +66,17 @@ impl Keys {
 
     /// `session:<sha256 hex>`: a hash that holds a copy of a session or a lease.
     pub fn session(&self, token: &TokenHash) -> String {
-        format!("{}session:{}", self.prefix, token.to_hex())
+        format!("{}{}", self.sessions(), token.to_hex())
+    }
+
+    /// How the keys of all sessions begin.
+    pub fn sessions(&self) -> String {
+        format!("{}session:", self.prefix)
+    }
+
+    /// The token that a key of [`Keys::session`] is about.
+    pub fn token(&self, key: &str) -> Option<TokenHash> {
+        TokenHash::from_hex(key.strip_prefix(&self.prefix)?.strip_prefix("session:")?)
     }
 }
 
@@ -85,6 +105,9 @@ mod tests {
         let hash = TokenHash::of(b"abc").unwrap();
         let key = Keys::new("studio:").session(&hash);
         assert_eq!(key, format!("studio:session:{}", hash.to_hex()));
+        assert_eq!(Keys::new("studio:").token(&key), Some(hash));
+        assert_eq!(Keys::new("other:").token(&key), None);
+        assert_eq!(Keys::new("").token("session:xyz"), None);
         assert!(!format!("{hash:?}").contains(&hash.to_hex()));
     }
 }

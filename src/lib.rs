@@ -10,16 +10,18 @@
 //! | 3 features | [`sessions`], [`client`] | what Studio asks for |
 //! | 2 resilience | [`resilience`] | deadline, breaker, bounded queue: the one place that degrades |
 //! | 1 stores | [`stores`] | where data lives; the only rooms that say `sqlx` or RESP |
-//! | 0 values | [`error`], [`config`], [`redis_url`], [`redis_request`], [`redis_value`], [`keys`], [`random`], [`session`], [`metrics`] | no I/O, no clock |
+//! | 0 values | [`error`], [`config`], [`clock`], [`redis_url`], [`redis_request`], [`redis_value`], [`keys`], [`random`], [`session`], [`metrics`] | no I/O |
 //!
 //! # The way of a request
 //! `validateSessionWithCache(token)` in JavaScript
-//! 1. `bindings::sessions` hashes the token, which goes no further, and puts the call on the runtime ([`process`]).
-//! 2. [`sessions`] joins a read of the same token that is under way, if that may be joined.
-//! 3. Redis, for at most 250 ms: one script on one key. A copy that is believed is the answer; otherwise it leaves a
-//!    **lease**.
+//! 1. `bindings::sessions` hashes the token, which goes no further, and asks the tier in the process (`sessions::Memory`). A
+//!    hit is answered inside the call, by a promise of this environment that is resolved already; no thread is crossed.
+//! 2. Otherwise the call goes to the runtime ([`process`]), and joins a read of the same token that is under way, if that may
+//!    be joined.
+//! 3. Redis, for at most 250 ms: one script on one key. A copy that is believed is the answer, and from now on in the
+//!    process; otherwise the script leaves a **lease**.
 //! 4. Postgres, behind a guard of its own that also caps how many queries run at once.
-//! 5. Found: the answer, and a copy under the lease that nobody waits for.
+//! 5. Found: the answer, and a copy under the lease that nobody waits for. Not found: remembered for a few seconds.
 //! 6. The answer joins the next batch of completions: one wake-up of JavaScript for many of them.
 //!
 //! # The way of a Redis command
@@ -48,19 +50,29 @@
 //!   connection whose server introduced itself with that run id. A restart, a failover and a restored snapshot thereby
 //!   make all copies misses. The run id belongs to a connection ([`stores::redis`]): what was sent on one is never sent
 //!   on another.
-//! - What a process knows of reads under way and of unconfirmed invalidations (`sessions::Memory`) belongs to the process,
-//!   not to the engine: it holds across `shutdown()`.
+//! - What a process knows of sessions, of reads under way and of unconfirmed invalidations (`sessions::Memory`) belongs to the
+//!   process, not to the engine: it holds across `shutdown()`.
 //! - The proof in the process is the flight: forgetting makes reads that are under way unjoinable and unstorable, before
 //!   the row is deleted, after it, and again after Redis has answered.
-//! - What Redis did not confirm is kept and retried, and meanwhile no session is read from Redis. Other processes hear of
-//!   each revocation from Postgres, in the statement that deletes the row. Where the listener was not listening, copies
-//!   from before its return are not believed.
+//! - The tier in the process takes entries only from copies that were read on the session lane, where Redis pushes every write
+//!   to a session's key, in one order with the replies (CLIENT TRACKING BCAST). A copy whose key was pushed since it was asked
+//!   for is read again. The tier is emptied when the lane is lost, and serves only while a probe that was sent less than 3 s ago
+//!   has been answered, by a clock that goes on while the process is stopped.
+//! - A new lease is a write and so is pushed to its own reader, which cannot tell it from a revocation that was pushed together
+//!   with it. So Postgres is asked after that push: then the revocation came before the question. From then on a push ends the
+//!   flight like a forgetting.
+//! - What Redis did not confirm is kept and retried, and meanwhile nothing that came from Redis is used. Other processes hear
+//!   of each revocation from Postgres, in the statement that deletes the row; with the triggers of `sql/` also of what anybody
+//!   else writes. Where nobody was listening, copies from before the listener's return are not believed; until that time is
+//!   known, and while the breaker of Postgres is not closed, Postgres is asked first and a copy is used only where it does not
+//!   answer: nobody is logged out because a server is away.
 
 #![cfg_attr(not(feature = "node"), expect(dead_code, reason = "without its JavaScript face nobody opens the engine"))]
 
 #[cfg(feature = "node")]
 mod bindings;
 mod client;
+mod clock;
 mod config;
 mod engine;
 mod error;

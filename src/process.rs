@@ -67,7 +67,8 @@ pub fn engine(environment: impl FnOnce() -> Environment) -> Result<Arc<Engine>> 
     }
     let config = Config::try_new(&environment())?;
     PROCESS.log.start(&config.log_filter)?;
-    let memory = state.memories.entry(servers(&config)).or_default().clone();
+    let memory = || Memory::new(config.redis.is_some(), config.local_entries);
+    let memory = state.memories.entry(servers(&config)).or_insert_with(memory).clone();
     let engine = Arc::new(Engine::new(&config, memory, PROCESS.breakers.clone().changes())?);
     state.open = Some(engine.clone());
     Ok(engine)

@@ -53,7 +53,9 @@ function plot({ axis, groups }, series, { left, right, top }) {
   const steps = Math.ceil(highest / unit);
   const y = (value) => floor - (value / (unit * steps)) * PLOT_HEIGHT;
   const width = (right - left) / groups.length;
-  const bar = Math.min(34, (width - 18) / series.length);
+  // A kind of bar that no group has takes no room.
+  const present = series.map((_, index) => index).filter((index) => groups.some(({ values }) => values[index] !== undefined));
+  const bar = Math.min(34, (width - 18) / present.length);
   const parts = [text(left - LEFT + 18, floor - PLOT_HEIGHT / 2, axis, { kind: 'quiet', rotate: true })];
   for (let index = 0; index <= steps; index += 1) {
     const height = y(index * unit);
@@ -62,9 +64,10 @@ function plot({ axis, groups }, series, { left, right, top }) {
   }
   groups.forEach(({ label, quiet, values }, position) => {
     const middle = left + width * (position + 0.5);
-    values.forEach((value, index) => {
+    present.forEach((index, place) => {
+      const value = values[index];
       if (value === undefined) return;
-      const x = middle + (index - series.length / 2) * bar;
+      const x = middle + (place - present.length / 2) * bar;
       const height = y(value);
       parts.push(`<rect x="${x + 1}" y="${height}" width="${bar - 2}" height="${floor - height}" rx="2" class="s${index}"/>`);
       parts.push(text(x + bar / 2, height - 4, short(value), { kind: 'value' }));

@@ -15,7 +15,7 @@ import { summarize } from './summary.mjs';
 
 const TABLES = { sessions, redis };
 
-/** Names of cases: whole groups such as `warm`, then single ones such as `warm-50`. */
+/** Names of cases: whole groups such as `cold`, then single ones such as `cold-50`. */
 const caseNames = ({ cases }) => [...new Set([...cases.map(({ set }) => set), ...cases.map(({ id }) => id)])];
 
 const help = ({ id, peers, cases, scales: { full } }) => `
@@ -104,9 +104,10 @@ async function runTable(table) {
   const servers = await table.start(scale);
   try {
     const cells = [...plan(table, { rounds, peers, cases })];
-    const secondsEach = seconds + scale.warmUpMs / 1000 + table.secondsAround;
-    console.log(`${table.id}: ${cells.length} cells, about ${Math.ceil((cells.length * secondsEach) / 60)} min.`);
-    const results = await measureAll(table, servers, cells, { seconds, warmUpMs: scale.warmUpMs, addon });
+    const secondsOf = ({ secondsMore }) => seconds + scale.warmUpMs / 1000 + table.secondsAround + (secondsMore?.(scale) ?? 0);
+    const minutes = cells.reduce((sum, { each }) => sum + secondsOf(each), 0) / 60;
+    console.log(`${table.id}: ${cells.length} cells, about ${Math.ceil(minutes)} min.`);
+    const { results, omitted } = await measureAll(table, servers, cells, { seconds, scale, addon });
     const facts = machineFacts({ servers: await servers.versions(), packages: table.packages });
     const rows = summarize(table, results);
     const whole = !options.quick && options.peers === undefined && options.cases === undefined;
@@ -114,7 +115,9 @@ async function runTable(table) {
     const page = table.page({
       rows,
       results,
+      omitted,
       servers,
+      scale,
       footprint: await table.footprint({ peers, scale, addon, root }),
       run: { rounds, seconds, warmUpSeconds: scale.warmUpMs / 1000, warnings, facts, mainThreadMeasure },
       picture: out && `${table.id}.svg`,

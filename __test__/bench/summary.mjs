@@ -19,7 +19,7 @@ export function summarize(table, cells) {
       if (rounds.length === 0) continue;
       const row = { case: id, peer };
       for (const measure of [...MEASURES, ...table.measures]) {
-        row[measure] = rounds[0][measure] === null ? null : spreadOf(rounds.map((cell) => cell[measure]));
+        row[measure] = (rounds[0][measure] ?? null) === null ? null : spreadOf(rounds.map((cell) => cell[measure]));
       }
       row.failed = rounds.reduce((sum, cell) => sum + cell.failed, 0);
       row.failure = rounds.find((cell) => cell.failure)?.failure ?? null;

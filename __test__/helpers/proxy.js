@@ -32,7 +32,7 @@ class Flow {
     if (this.busy) return;
     this.busy = true;
     while (this.queue.length > 0) {
-      await this.proxy.passable(this.direction);
+      await this.proxy.passable(this.direction, this.connection);
       if (this.connection.destroyed) return;
       const chunk = this.queue.shift();
       // Taken and never passed on, not even the end: neither side is told.
@@ -57,7 +57,7 @@ class Flow {
       const piece = rest.subarray(0, pace?.bytesPerWrite ?? rest.length);
       rest = rest.subarray(piece.length);
       if (pace) await sleep(pace.delayMs);
-      await this.proxy.passable(this.direction);
+      await this.proxy.passable(this.direction, this.connection);
       if (this.connection.destroyed) return;
       const allowance = this.proxy.allowance[this.direction];
       if (allowance !== null && piece.length >= allowance) {
@@ -85,6 +85,7 @@ class Flow {
 class Connection {
   constructor(proxy, client, server) {
     Object.assign(this, { proxy, client, server, destroyed: false, stranded: false });
+    this.frozen = { toServer: false, toClient: false };
     for (const socket of [client, server]) {
       socket.setNoDelay(true);
       // An abrupt end of one side is one of the other too.
@@ -94,6 +95,17 @@ class Connection {
       });
     }
     this.flows = [new Flow(proxy, this, 'toServer', client, server), new Flow(proxy, this, 'toClient', server, client)];
+  }
+
+  /** Passes no byte of this connection any more, until `thaw`; the others are not affected. */
+  freeze(direction = 'both') {
+    for (const one of each(direction)) this.frozen[one] = true;
+  }
+
+  /** Passes on again, first what had been stuck, unless the whole proxy is frozen. */
+  thaw(direction = 'both') {
+    for (const one of each(direction)) this.frozen[one] = false;
+    this.proxy.wake();
   }
 
   /** Ends it with a reset, as a crashed peer or an impatient router does. */
@@ -181,6 +193,11 @@ class Proxy {
   /** Passes on again, first what had been stuck. */
   thaw(direction = 'both') {
     for (const one of each(direction)) this.frozen[one] = false;
+    this.wake();
+  }
+
+  /** Lets those who wait look again whether they may pass. */
+  wake() {
     for (const resolve of this.waiting.splice(0)) resolve();
   }
 
@@ -217,8 +234,8 @@ class Proxy {
     this.thaw();
   }
 
-  async passable(direction) {
-    while (this.frozen[direction]) await new Promise((resolve) => this.waiting.push(resolve));
+  async passable(direction, { frozen }) {
+    while (this.frozen[direction] || frozen[direction]) await new Promise((resolve) => this.waiting.push(resolve));
   }
 }
 

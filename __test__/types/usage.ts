@@ -1,10 +1,16 @@
 // Compiled, never run: a program that uses the types of the package as Studio does.
 
 import {
+  cleanupExpiredSessions,
+  cleanupInactiveSessions,
   configureSessionCache,
   getBreakerState,
   getRedisClient,
   getSessionCacheMetrics,
+  getSessionCachePoolStats,
+  getUserSessions,
+  getUserSessionStats,
+  installTriggers,
   invalidateSessionCache,
   invalidateUserSessions,
   resetSessionCacheMetrics,
@@ -13,12 +19,31 @@ import {
   revokeSessionByToken,
   revokeSessionWithCache,
   rotateSession,
+  sessionCache,
+  sessionCacheHealthCheck,
   setLogHandler,
   shutdown,
+  uninstallTriggers,
   validateSession,
   validateSessionWithCache,
+  warmSessionCache,
 } from '@studio/redis-native';
-import type { Session, SessionWithUser } from '@studio/redis-native';
+import type { Session, SessionWithUser, UserSessionStats, WarmingResult } from '@studio/redis-native';
+
+/** What runs at the start and at night. */
+export async function upkeep(userId: string, token: string, signal: AbortSignal): Promise<string> {
+  const sql: string = await installTriggers({ dryRun: true });
+  const result: WarmingResult = await warmSessionCache({ limit: 5000, recentHours: 12, signal, onProgress: ({ warmed, total }) => console.log(warmed, total) });
+  const warmed: boolean = await sessionCache.warmSession(token);
+  const sessions: Session[] = await getUserSessions(userId);
+  const stats: UserSessionStats = await getUserSessionStats(userId);
+  const deleted: number = (await cleanupExpiredSessions()) + (await cleanupInactiveSessions(90));
+  const healthy: boolean = (await sessionCacheHealthCheck()) && (getSessionCachePoolStats()?.size ?? 0) > 0;
+  const found: SessionWithUser | null = await sessionCache.validateSession(token);
+  await uninstallTriggers();
+  await sessionCache.close();
+  return [sql, result.status, warmed, sessions.length, stats.oldestSession, deleted, healthy, found?.email].join();
+}
 
 export async function use(token: string): Promise<string> {
   const found: SessionWithUser | null = await validateSessionWithCache(token);

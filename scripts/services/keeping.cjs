@@ -29,7 +29,9 @@ function openKeeper() {
     rest(child);
   });
   child.once('exit', () => {
-    if (keeper === child) keeper = null;
+    // What waits is for the next keeper, if there is one already.
+    if (keeper !== child) return;
+    keeper = null;
     for (const { reject } of waiting.values()) reject(new Error('The keeper of the test servers has ended.'));
     waiting.clear();
   });

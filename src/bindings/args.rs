@@ -7,6 +7,7 @@ use crate::keys::{MAX_TOKEN_BYTES, TokenHash};
 use bytes::Bytes;
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 /// Room for a token, the four bytes by which `Js::read_short` tells that there is more, and the closing zero.
@@ -71,14 +72,24 @@ pub fn milliseconds(js: Js<'_>, value: Value<'_>, name: &str, default: u32, max:
 
 /// A whole number from 0 to `max` that may be left out.
 pub fn optional_whole(js: Js<'_>, value: Value<'_>, name: &str, max: u32) -> Result<Option<u32>> {
+    optional_within(js, value, name, 0..=max)
+}
+
+/// A whole number within a range that may be left out.
+pub fn optional_within(js: Js<'_>, value: Value<'_>, name: &str, allowed: RangeInclusive<u32>) -> Result<Option<u32>> {
     let Some(number) = optional_number(js, value, name)? else {
         return Ok(None);
     };
-    if number.fract() != 0.0 || !(0.0..=f64::from(max)).contains(&number) {
+    let (min, max) = allowed.into_inner();
+    if number.fract() != 0.0 || !(f64::from(min)..=f64::from(max)).contains(&number) {
         let number = written(number);
-        return Err(Error::range_error(format!("{name} must be a whole number from 0 to {max}, got {number}.")));
+        return Err(Error::range_error(format!("{name} must be a whole number from {min} to {max}, got {number}.")));
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and within 0..=max, see above")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole and within the range, see above"
+    )]
     Ok(Some(number as u32))
 }
 
@@ -189,6 +200,14 @@ pub fn config_action(js: Js<'_>, value: Value<'_>) -> Result<bool> {
         "GET" => Ok(false),
         "SET" => Ok(true),
         _ => Err(Error::range_error("action must be 'GET' or 'SET'.")),
+    }
+}
+
+/// A function that may be left out.
+pub fn optional_function<'scope>(js: Js<'_>, value: Value<'scope>, name: &str) -> Result<Option<Value<'scope>>> {
+    match js.kind(value)? {
+        Kind::Undefined => Ok(None),
+        _ => function(js, value, name).map(Some),
     }
 }
 

@@ -20,7 +20,6 @@ use crate::redis_value::Value as RedisValue;
 use crate::resilience::breaker::State as Breaker;
 use bytes::BytesMut;
 use napi::sys::napi_type_tag;
-use serde::Serialize;
 use sha1::{Digest, Sha1};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -385,21 +384,13 @@ impl Function for Health {
     }
 }
 
-#[derive(Serialize)]
-struct StatsObject {
-    size: usize,
-    available: usize,
-    pending: usize,
-}
-
 struct Stats;
 
 impl Function for Stats {
     fn run(frame: Frame<'_>) -> Result<Value<'_>> {
         let Call { js, state } = frame.call;
-        let PoolStats { size, available, pending } =
-            tied(&frame)?.opened().map_or_else(PoolStats::default, |redis| redis.stats());
-        Reply::object(&StatsObject { size, available, pending })?.into_value(js, state, &mut Sessions::default())
+        let stats = tied(&frame)?.opened().map_or_else(PoolStats::default, |redis| redis.stats());
+        Reply::object(&stats)?.into_value(js, state, &mut Sessions::default())
     }
 }
 

@@ -3,6 +3,8 @@
 use super::client::{self, Client, Tied};
 use super::completions::Completions;
 use super::events::Handlers;
+use super::hot::Hot;
+use super::sessions::Validate;
 use super::subscriptions::{self, Subscription};
 use super::tick::{EndTick, Tick};
 use super::values::{Js, Kind, Reference, Value};
@@ -75,6 +77,8 @@ pub struct State {
     pub log_handler_failed: Cell<bool>,
     /// Functions and classes of our own, which this environment has once.
     own: Own,
+    /// Promises for sessions that were handed out before.
+    pub hot: Hot,
     /// Commands that this tick sends.
     pub tick: Tick,
     /// A buffer for the arguments of the next command.
@@ -209,19 +213,26 @@ impl State {
 }
 
 /// Takes over `process.env`, the error classes, `JSON.parse` and promises of the realm that loads this package, and gives
-/// the class of clients.
+/// what is made by hand: the class of clients, and `validateSessionWithCache`.
 #[napi(catch_unwind)]
 pub fn attach(env: Env, realm: Unknown) -> napi::Result<Unknown<'static>> {
     // SAFETY: napi calls this with a live environment, on its thread, in a handle scope that ends after this call.
     let js = unsafe { Js::new(env.raw()) };
-    let class = set_realm(js, realm.into()).and_then(|()| State::of(js)?.client_class(js));
-    class.map(|class| returned(env, class)).map_err(|failure| error::throw_plain(js, &failure))
+    let made = set_realm(js, realm.into()).and_then(|()| {
+        let made = js.array(2)?;
+        js.set_index(made, 0, State::of(js)?.client_class(js)?)?;
+        js.set_index(made, 1, js.function::<Validate>("validateSessionWithCache")?)?;
+        Ok(made)
+    });
+    made.map(|made| returned(env, made)).map_err(|failure| error::throw_plain(js, &failure))
 }
 
 fn set_realm(js: Js<'_>, realm: Value<'_>) -> Result<()> {
     let realm = Realm::of(js, realm)?;
     if let Ok(state) = State::of(js) {
         state.realm.replace(realm).release(js);
+        // Its objects are of the realm of before.
+        state.hot.clear(js);
         return Ok(());
     }
     let state = Box::into_raw(Box::new(State {
@@ -230,6 +241,7 @@ fn set_realm(js: Js<'_>, realm: Value<'_>) -> Result<()> {
         log_handler: RefCell::new(None),
         log_handler_failed: Cell::new(false),
         own: Own::new(js)?,
+        hot: Hot::default(),
         tick: Tick::default(),
         scratch: Cell::default(),
         making_batch: Cell::default(),
@@ -253,8 +265,9 @@ unsafe extern "C" fn end(env: sys::napi_env, data: *mut c_void, _: *mut c_void) 
     // SAFETY: `data` is the box that was given to Node, which calls this once; references can be given back until it
     // returns.
     let (js, state) = unsafe { (Js::new(env), Box::from_raw(data.cast::<State>())) };
-    let State { realm, log_handler, own, own_client, ending, handlers, breaker_listeners, .. } = *state;
+    let State { realm, log_handler, own, own_client, ending, handlers, breaker_listeners, hot, .. } = *state;
     ending.cancel();
+    hot.clear(js);
     realm.into_inner().release(js);
     handlers.release_all(js);
     for (_, listener) in breaker_listeners.into_inner() {

@@ -1,14 +1,17 @@
-//! What JavaScript is told without having asked at that moment: messages of subscriptions, and breakers that change.
+//! What JavaScript is told without having asked at that moment: messages of subscriptions, breakers that change, how
+//! far something is that takes a while.
 
 use super::environment::State;
 use super::reply::{Reply, Sessions};
 use super::subscriptions::Subscription;
 use super::values::{Js, Reference, Value};
+use super::warm::Warming;
 use super::{Call, answer, args};
 use crate::engine::redis::Message;
 use crate::error::Result;
 use crate::process;
 use crate::resilience::breaker::State as Breaker;
+use crate::sessions::Progress;
 use napi::Env;
 use napi::bindgen_prelude::Unknown;
 use napi_derive::napi;
@@ -22,6 +25,8 @@ pub enum Event {
     Breaker { handler: u64, server: Arc<str>, state: Breaker },
     Message { subscription: Arc<Subscription>, message: Message },
     Ended { subscription: Arc<Subscription> },
+    Progress { handler: u64, progress: Progress },
+    Warmed { warming: Box<Warming> },
 }
 
 /// The functions that are called for events, by number.
@@ -47,7 +52,7 @@ impl Handlers {
         known
     }
 
-    fn get<'scope>(&self, js: Js<'scope>, id: u64) -> Option<Value<'scope>> {
+    pub fn get<'scope>(&self, js: Js<'scope>, id: u64) -> Option<Value<'scope>> {
         self.all.borrow().get(&id).and_then(|handler| js.kept(handler).ok())
     }
 
@@ -89,6 +94,15 @@ pub fn hand_out(js: Js<'_>, state: &State, event: &Event) {
         }
         Event::Ended { subscription } => {
             subscription.over(js, state);
+            Ok(())
+        }
+        Event::Progress { handler, progress } => {
+            let progress = Reply::object(progress)?.into_value(js, state, &mut Sessions::default())?;
+            state.handlers.call(js, *handler, "warmSessionCache", &[progress]);
+            Ok(())
+        }
+        Event::Warmed { warming } => {
+            warming.over(js, state);
             Ok(())
         }
     });

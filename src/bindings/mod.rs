@@ -18,6 +18,7 @@ mod completions;
 mod environment;
 mod error;
 mod events;
+mod hot;
 mod log;
 mod options;
 mod process;
@@ -26,9 +27,13 @@ mod reading;
 mod redis;
 mod reply;
 mod sessions;
+mod signal;
 mod subscriptions;
 mod tick;
+mod triggers;
+mod upkeep;
 mod values;
+mod warm;
 
 use crate::engine::Engine;
 use crate::error::Result;
@@ -63,7 +68,9 @@ impl<'scope> Call<'scope> {
 }
 
 /// How a call goes on after its synchronous part.
-enum Start<F> {
+enum Start<'scope, F> {
+    /// It is answered by a promise that is there already.
+    Promised(Value<'scope>),
     /// It is answered already; no thread is crossed.
     Answered(Reply),
     /// The rest runs on the runtime.
@@ -79,7 +86,10 @@ where
 }
 
 /// Like [`promise`], for what may be answered in the call itself.
-fn begin<F>(env: Env, start: impl FnOnce(Call<'_>) -> Result<Start<F>>) -> napi::Result<Unknown<'static>>
+fn begin<F>(
+    env: Env,
+    start: impl for<'scope> FnOnce(Call<'scope>) -> Result<Start<'scope, F>>,
+) -> napi::Result<Unknown<'static>>
 where
     F: Future<Output = Result<Reply>> + Send + 'static,
 {
@@ -98,14 +108,19 @@ where
 
 fn begin_in<'scope, F>(
     call: Call<'scope>,
-    start: impl FnOnce(Call<'scope>) -> Result<Start<F>>,
+    start: impl FnOnce(Call<'scope>) -> Result<Start<'scope, F>>,
 ) -> Result<Value<'scope>>
 where
     F: Future<Output = Result<Reply>> + Send + 'static,
 {
     let Call { js, state } = call;
+    let started = guarded(|| start(call));
+    if let Ok(Start::Promised(promise)) = started {
+        return Ok(promise);
+    }
     let (deferred, promise) = js.promise()?;
-    let answered = match guarded(|| start(call)) {
+    let answered = match started {
+        Ok(Start::Promised(_)) => return Ok(promise),
         Ok(Start::UnderWay(work)) => match state.completions(js) {
             Ok(completions) => {
                 let ticket = completions.ticket(js, deferred);

@@ -79,6 +79,15 @@ impl<'scope> Frame<'scope> {
         unsafe { &*self.data.cast::<T>() }
     }
 
+    /// What [`Js::function_with`] gave the function.
+    ///
+    /// # Safety
+    /// It was a `T`.
+    pub unsafe fn own<T>(&self) -> &'scope T {
+        // SAFETY: says the caller; a function lives as long as a call of it, and so does what it owns.
+        unsafe { &*self.data.cast::<T>() }
+    }
+
     /// Whether it was called by `new`.
     pub fn constructing(&self) -> bool {
         let mut target = null_mut();
@@ -139,6 +148,28 @@ impl<'scope> Js<'scope> {
         // SAFETY: `make` passes a live environment and a place for the result; `entry` has the right signature.
         self.make("a function", |env, result| unsafe {
             sys::napi_create_function(env, name.as_ptr(), -1, Some(entry::<F>), null_mut(), result)
+        })
+    }
+
+    /// A function that owns `data`, for as long as it can be called: see [`Frame::own`].
+    pub fn function_with<F: Function, T: 'static>(self, name: &str, data: T) -> Result<Value<'scope>> {
+        let name = c_name(name);
+        let data = Box::into_raw(Box::new(data)).cast::<c_void>();
+        // SAFETY: `make` passes a live environment and a place for the result; `entry` has the right signature.
+        let function = self.make("a function", |env, result| unsafe {
+            sys::napi_create_function(env, name.as_ptr(), -1, Some(entry::<F>), data, result)
+        });
+        let owned = function.and_then(|function| {
+            // SAFETY: environment and function are live; `free` takes over the box, and is called once, when nobody can
+            // reach the function.
+            let status = unsafe {
+                sys::napi_add_finalizer(self.env(), function.raw(), data, Some(free::<T>), null_mut(), null_mut())
+            };
+            self.check(status, "tying data to a function").map(|()| function)
+        });
+        owned.inspect_err(|_| {
+            // SAFETY: Node did not take the box, so it is still ours; the function is given to nobody.
+            drop(unsafe { Box::from_raw(data.cast::<T>()) });
         })
     }
 

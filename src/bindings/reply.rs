@@ -6,7 +6,7 @@ use super::subscriptions::Subscription;
 use super::values::{Js, Value};
 use crate::error::{Error, Result};
 use crate::redis_value::Value as RedisValue;
-use crate::session::SessionWithUser;
+use crate::sessions::Known;
 use bytes::Bytes;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
@@ -26,22 +26,16 @@ pub enum Reply {
     Integer(i64),
     /// A fresh object, as its JSON text: parsing it costs less than half of setting its properties one by one.
     Json(String),
-    /// A session, with its JSON text.
-    Session {
-        session: Arc<SessionWithUser>,
-        json: String,
-    },
+    Session(Arc<Known>),
     Text(Bytes),
     Tree(Box<Tree>),
     Subscription(Arc<Subscription>),
 }
 
 impl Reply {
-    /// A session or `null`. The JSON text is made here, which is not the JavaScript thread.
-    pub fn session(session: Option<Arc<SessionWithUser>>) -> Result<Self> {
-        let Some(session) = session else { return Ok(Self::Null) };
-        let json = json(&*session)?;
-        Ok(Self::Session { session, json })
+    /// A session or `null`.
+    pub fn session(session: Option<Arc<Known>>) -> Self {
+        session.map_or(Self::Null, Self::Session)
     }
 
     /// A fresh object with the fields of `value`.
@@ -86,7 +80,7 @@ impl Reply {
             Self::Boolean(value) => js.boolean(value),
             Self::Integer(value) => js.integer(value),
             Self::Json(text) => parse(js, state, &text),
-            Self::Session { session, json } => sessions.value(js, state, &session, &json),
+            Self::Session(session) => sessions.value(js, state, &session),
             Self::Text(bytes) => js.string(&bytes),
             Self::Subscription(subscription) => state.subscription(js, subscription),
             Self::Tree(tree) => tree.value(js, state, &tree.value, MAX_DEPTH),
@@ -97,25 +91,18 @@ impl Reply {
 /// The last session of a batch: the callers who joined one read stand side by side and get the same object.
 #[derive(Default)]
 pub struct Sessions<'scope> {
-    last: Option<(*const SessionWithUser, Value<'scope>)>,
+    last: Option<(*const Known, Value<'scope>)>,
 }
 
 impl<'scope> Sessions<'scope> {
     /// The frozen object of a session. All sessions of a batch are alive when it is taken, so an address means one.
-    fn value(
-        &mut self,
-        js: Js<'scope>,
-        state: &State,
-        session: &Arc<SessionWithUser>,
-        json: &str,
-    ) -> Result<Value<'scope>> {
+    fn value(&mut self, js: Js<'scope>, state: &State, session: &Arc<Known>) -> Result<Value<'scope>> {
         if let Some((address, value)) = self.last
             && std::ptr::eq(address, Arc::as_ptr(session))
         {
             return Ok(value);
         }
-        let value = parse(js, state, json)?;
-        js.freeze(value)?;
+        let value = frozen(js, state, &session.json)?;
         self.last = Some((Arc::as_ptr(session), value));
         Ok(value)
     }
@@ -128,6 +115,13 @@ fn json(value: &impl Serialize) -> Result<String> {
 /// What the realm's own `JSON.parse` makes of a text: an object of that realm.
 pub fn parse<'scope>(js: Js<'scope>, state: &State, text: &str) -> Result<Value<'scope>> {
     js.call(state.intrinsic(js, Intrinsic::Parse)?, &[js.string(text.as_bytes())?])
+}
+
+/// The same, frozen.
+pub fn frozen<'scope>(js: Js<'scope>, state: &State, text: &str) -> Result<Value<'scope>> {
+    let value = parse(js, state, text)?;
+    js.freeze(value)?;
+    Ok(value)
 }
 
 /// What strings of a reply become.

@@ -1,20 +1,36 @@
 //! Sessions, as JavaScript calls them.
 
+use super::raw::{Frame, Function};
 use super::reply::Reply;
-use super::{answer, args, promise};
+use super::values::Value;
+use super::{Start, answer, args, begin_in, promise};
+use crate::error::Result;
 use crate::sessions::Switches;
 use napi::Env;
 use napi::bindgen_prelude::Unknown;
 use napi_derive::napi;
 
-/// Who a bearer token belongs to, from the cache or from Postgres.
-#[napi(catch_unwind)]
-pub fn validate_session_with_cache(env: Env, token: Unknown) -> napi::Result<Unknown<'static>> {
-    promise(env, |call| {
-        let token = args::token(call.js, token.into(), "token")?;
-        let engine = call.engine()?;
-        Ok(async move { Reply::session(engine.sessions().validate(token).await?) })
-    })
+/// `validateSessionWithCache(token)`: who a bearer token belongs to, from the cache or from Postgres.
+///
+/// Made by hand: what `#[napi]` does around a call took a fifth of a hit (0.12 of 0.57 us).
+pub struct Validate;
+
+impl Function for Validate {
+    fn run(frame: Frame<'_>) -> Result<Value<'_>> {
+        begin_in(frame.call, |call| {
+            let token = args::token(call.js, frame.argument(0), "token")?;
+            let engine = call.engine()?;
+            Ok(match (token, engine.sessions().immediate(token.as_ref())?) {
+                (Some(token), Some(Some(known))) => {
+                    Start::Promised(call.state.hot.promise(call.js, call.state, token, known)?)
+                }
+                (None, _) | (_, Some(_)) => Start::Answered(Reply::Null),
+                (Some(token), None) => {
+                    Start::UnderWay(async move { engine.sessions().validate(token).await.map(Reply::session) })
+                }
+            })
+        })
+    }
 }
 
 /// Who a bearer token belongs to, from Postgres alone.
@@ -23,7 +39,7 @@ pub fn validate_session(env: Env, token: Unknown) -> napi::Result<Unknown<'stati
     promise(env, |call| {
         let token = args::token(call.js, token.into(), "token")?;
         let engine = call.engine()?;
-        Ok(async move { Reply::session(engine.sessions().validate_uncached(token).await?) })
+        Ok(async move { engine.sessions().validate_uncached(token).await.map(Reply::session) })
     })
 }
 
@@ -130,12 +146,29 @@ pub fn configure_session_cache(env: Env, options: Unknown) -> napi::Result<Unkno
     answer(env, |call| {
         let names = [c"enabled", c"ttlSeconds", c"localEnabled"];
         let [enabled, ttl_seconds, local_enabled] = args::options(call.js, options.into(), "options", names)?;
-        // There is no local tier to switch in this version; the option is checked all the same.
-        args::optional_boolean(call.js, local_enabled, "options.localEnabled")?;
         let switches = Switches {
             enabled: args::optional_boolean(call.js, enabled, "options.enabled")?,
+            local_enabled: args::optional_boolean(call.js, local_enabled, "options.localEnabled")?,
             ttl_seconds: args::optional_number(call.js, ttl_seconds, "options.ttlSeconds")?,
         };
         call.engine()?.sessions().configure(switches).map(|()| Reply::Undefined)
+    })
+}
+
+/// Whether the session cache's connection to Redis answers.
+#[napi(catch_unwind)]
+pub fn session_cache_health_check(env: Env) -> napi::Result<Unknown<'static>> {
+    promise(env, |call| {
+        let engine = call.engine()?;
+        Ok(async move { Ok(Reply::Boolean(engine.sessions().is_healthy().await)) })
+    })
+}
+
+/// The session cache's connection to Redis.
+#[napi(catch_unwind)]
+pub fn get_session_cache_pool_stats(env: Env) -> napi::Result<Unknown<'static>> {
+    answer(env, |call| match call.engine()?.session_connection() {
+        Some(stats) => Reply::object(&stats),
+        None => Ok(Reply::Null),
     })
 }

@@ -225,8 +225,18 @@ impl<'scope> Js<'scope> {
 
     /// Calls a function of somebody else's; the error is what it threw, as text.
     pub fn try_call(self, function: Value<'_>, arguments: &[Value<'_>]) -> std::result::Result<(), String> {
-        let (mut result, mut pending, mut thrown) = (null_mut(), false, null_mut());
         let receiver = self.undefined().map_err(|fault| fault.to_string())?;
+        self.try_call_on(receiver, function, arguments)
+    }
+
+    /// The same with a `this`.
+    pub fn try_call_on(
+        self,
+        receiver: Value<'_>,
+        function: Value<'_>,
+        arguments: &[Value<'_>],
+    ) -> std::result::Result<(), String> {
+        let (mut result, mut pending, mut thrown) = (null_mut(), false, null_mut());
         // SAFETY: all values are live, and `Value` is transparent: an array of them is an array of `napi_value`. The
         // exception is taken only if there is one.
         let status = unsafe {

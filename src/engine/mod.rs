@@ -1,17 +1,21 @@
 //! One whole engine from one [`Config`]: the only place that knows which store is behind which feature.
 
+mod news;
 pub mod redis;
 mod servers;
 
 use crate::config::{Config, MAX_IN_FLIGHT, POSTGRES_DEADLINE};
 use crate::error::{Error, Result};
 use crate::keys::Keys;
+use crate::metrics::SessionCounters;
 use crate::redis_url::RedisUrl;
 use crate::resilience::breaker::{Policy, State};
 use crate::resilience::guard::Guard;
-use crate::sessions::{Guarded, Memory};
-use crate::stores::postgres::{Event, Postgres, PostgresOptions};
-use crate::stores::redis::{Lane, Plan, RedisSessions};
+use crate::sessions::{Guarded, Memory, Settings};
+use crate::stores::postgres::{INSTALL_TRIGGERS, Postgres, PostgresOptions, UNINSTALL_TRIGGERS};
+use crate::stores::redis::{Lane, Plan, RedisSessions, Seal};
+use news::{FromPostgres, FromRedis};
+use redis::PoolStats;
 pub use servers::Changes;
 use servers::Servers;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -35,6 +39,7 @@ const SHUT_DOWN: Error = Error::Closed("It was ended by shutdown().");
 /// Everything that lives until `shutdown()`.
 pub struct Engine {
     sessions: Arc<Sessions>,
+    memory: Memory,
     /// Where `REDIS_URL` points, and the connection there that carries sessions and nothing else.
     redis: Option<(RedisUrl, Arc<Lane>)>,
     servers: Arc<Servers>,
@@ -42,6 +47,13 @@ pub struct Engine {
     background: OnceLock<()>,
     warned: OnceLock<()>,
     tasks: Mutex<Vec<AbortHandle>>,
+}
+
+/// What to do about the triggers by which Postgres tells of writes by anyone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Triggers {
+    Install,
+    Uninstall,
 }
 
 /// The two breakers.
@@ -59,10 +71,13 @@ impl Engine {
     /// [`Error::InvalidConfig`] if `DATABASE_URL` cannot be read.
     pub fn new(config: &Config, memory: Memory, changes: Changes) -> Result<Self> {
         let servers = Arc::new(Servers::new(changes.clone()));
+        let (keys, counters) = (Keys::new(&config.key_prefix), Arc::new(SessionCounters::default()));
         let redis = config.redis.clone().map(|url| {
             let name = format!("studio-redis-native:{}:sessions", std::process::id());
-            let lane = Lane::new(Plan::new(url.clone(), servers::server(&url), name, MAX_IN_FLIGHT));
-            (url, Arc::new(lane))
+            let mut plan = Plan::new(url.clone(), servers::server(&url), name, MAX_IN_FLIGHT);
+            plan.pushes = Some(keys.sessions());
+            let owner = FromRedis::new(memory.clone(), counters.clone(), keys.clone());
+            (url, Arc::new(Lane::owned(Arc::new(plan), Arc::new(owner))))
         });
         let postgres = match &config.database {
             None => None,
@@ -79,11 +94,19 @@ impl Engine {
             }
         };
         let copies = redis.as_ref().map(|(url, lane)| Guarded {
-            store: RedisSessions::new(lane.clone(), Keys::new(&config.key_prefix)),
+            store: RedisSessions::new(lane.clone(), keys.clone(), Seal::new(&config.cache_secrets)),
             guard: servers.guard(url),
         });
+        let settings = Settings {
+            enabled: config.cache_enabled,
+            local_enabled: config.local_enabled,
+            ttl: config.cache_ttl,
+            flush: config.activity_flush,
+        };
+        memory.local().limit(config.local_entries);
         Ok(Self {
-            sessions: Arc::new(Sessions::new(copies, postgres.clone(), memory, config.cache_enabled, config.cache_ttl)),
+            sessions: Arc::new(Sessions::new(copies, postgres.clone(), memory.clone(), counters, settings)),
+            memory,
             redis,
             servers,
             postgres,
@@ -107,14 +130,9 @@ impl Engine {
             };
             tasks.push(runtime.spawn(tend).abort_handle());
             if let Some(postgres) = &self.postgres {
-                let (postgres, sessions) = (postgres.clone(), self.sessions.clone());
-                let mut lost = false;
-                let heard = move |event| match event {
-                    Event::Forget(token) => sessions.forget_heard(token),
-                    Event::Lost => lost = true,
-                    Event::Connected if lost => sessions.missed_news(),
-                    Event::Connected => {}
-                };
+                let postgres = postgres.clone();
+                let mut news = FromPostgres::new(self.memory.clone(), self.sessions.clone(), postgres.clone());
+                let heard = move |event| news.hear(event);
                 tasks.push(runtime.spawn(async move { postgres.store.listen(heard).await }).abort_handle());
             }
             self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
@@ -132,7 +150,7 @@ impl Engine {
         if self.redis.is_none() {
             self.warned.get_or_init(|| {
                 tracing::warn!(
-                    "REDIS_URL is not set: there is no client for it, and every session is read from Postgres"
+                    "REDIS_URL is not set: there is no client for it, and no copies of sessions that processes share"
                 );
             });
         }
@@ -142,6 +160,16 @@ impl Engine {
     pub fn redis_url(&self) -> Option<&RedisUrl> {
         self.warn_without_redis();
         self.redis.as_ref().map(|(url, _)| url)
+    }
+
+    /// The connection of sessions; `None` without `REDIS_URL`.
+    pub fn session_connection(&self) -> Option<PoolStats> {
+        let unanswered = self.sessions.copies()?.connection();
+        Some(PoolStats {
+            size: usize::from(unanswered.is_some()),
+            available: usize::from(unanswered == Some(0)),
+            pending: unanswered.unwrap_or_default(),
+        })
     }
 
     /// Every Redis server in use.
@@ -155,6 +183,27 @@ impl Engine {
             redis: self.redis.as_ref().map_or(State::Closed, |(url, _)| self.servers.breaker(url)),
             postgres: self.postgres.as_ref().map_or(State::Closed, |postgres| postgres.guard.state()),
         }
+    }
+
+    /// Installs or removes the triggers, and returns the SQL; with `dry_run` it is only returned.
+    ///
+    /// # Errors
+    /// [`Error::SessionStore`] with the cure if Postgres refuses or does not answer.
+    pub async fn triggers(&self, what: Triggers, dry_run: bool) -> Result<&'static str> {
+        let postgres = self.postgres.as_deref().ok_or(Error::NotConfigured("DATABASE_URL"))?;
+        let run = async {
+            match what {
+                Triggers::Install => postgres.store.install_triggers().await,
+                Triggers::Uninstall => postgres.store.uninstall_triggers().await,
+            }
+        };
+        if !dry_run {
+            postgres.guard.run(postgres.guard.deadline(), run).await.map_err(Error::session_store)?;
+        }
+        Ok(match what {
+            Triggers::Install => INSTALL_TRIGGERS,
+            Triggers::Uninstall => UNINSTALL_TRIGGERS,
+        })
     }
 
     /// Lets calls that are under way finish, delivers invalidations, then closes every connection; all within `time`.

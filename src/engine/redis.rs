@@ -10,6 +10,7 @@ use crate::stores::redis::{Blocking, Pool, Subscriber};
 #[cfg_attr(not(feature = "node"), expect(unused_imports, reason = "some are for its JavaScript face only"))]
 pub use crate::stores::redis::{Departure, Link, Listener, Message, Sizes, Topic};
 use bytes::{Bytes, BytesMut};
+use serde::Serialize;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What `getPoolStats()` returns. On a multiplexed connection nobody waits for a connection, only for answers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PoolStats {
     /// Open connections.
     pub size: usize,

@@ -155,6 +155,13 @@ impl Breaker {
         matches!(self.phase, Phase::Closed).then_some(self.generation)
     }
 
+    /// The server gave a sign of life: if the breaker is open, the next call may probe it.
+    pub fn try_soon(&mut self, now: Instant) {
+        if let Phase::Open { until } = &mut self.phase {
+            *until = now.min(*until);
+        }
+    }
+
     /// Takes note of what became of an admitted call; returns the new state if that changed it. `jitter`, from 0 to 1,
     /// is the share of the longest stretch that an opening gets. An ignored outcome never changes the state.
     pub fn settle(&mut self, now: Instant, admission: Admission, outcome: Outcome, jitter: f64) -> Option<State> {

@@ -105,6 +105,11 @@ impl Guard {
         self.breaker().state(Instant::now())
     }
 
+    /// The server gave a sign of life by another way: an open breaker lets the next call probe it.
+    pub fn try_soon(&self) {
+        self.breaker().try_soon(Instant::now());
+    }
+
     /// What was counted until now.
     pub fn snapshot(&self) -> Snapshot {
         let counters = &self.counters;

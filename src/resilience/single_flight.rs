@@ -4,13 +4,17 @@
 //! answer from before. Those who already wait for it asked before the forgetting, so they may have it; but nobody may
 //! join it any more, and its answer may not be stored. That also holds for flights that new callers no longer join
 //! because of their age: they are kept until they end, so that a forgetting reaches every one of them.
+//!
+//! A nudge says that something happened to the key, and it may have been the flight's own doing. As long as a flight looks
+//! for what others have left, it takes nudges into account by itself ([`Flight::store`], [`Flight::go_on`]); after that a
+//! nudge forgets it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// A flight may be joined in its first 2 s only. A deletion elsewhere that found nothing to delete tells nobody, so that
@@ -49,9 +53,28 @@ type Flights<K, V> = Mutex<HashMap<K, Vec<Arc<Live<V>>>>>;
 
 struct Live<V> {
     begun: Instant,
-    /// Whether no forgetting came. Locked after the map, where both are.
-    storable: Mutex<bool>,
+    /// Locked after the map, where both are.
+    standing: Mutex<Standing>,
+    nudged: Notify,
     answer: watch::Sender<Option<V>>,
+}
+
+struct Standing {
+    /// No forgetting came.
+    storable: bool,
+    /// It looks for what others have left; the truth has not been asked yet.
+    looking: bool,
+    nudges: u32,
+}
+
+/// What became of an attempt to store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    Yes,
+    /// The key was forgotten meanwhile. Those who joined may have the answer; nobody may keep it.
+    Forgotten,
+    /// Something happened to the key since the answer was asked for: it may be out of date.
+    Overtaken,
 }
 
 impl<K: Eq + Hash, V> Clone for SingleFlight<K, V> {
@@ -74,7 +97,8 @@ impl<K: Eq + Hash + Clone, V: Clone + Send + Sync> SingleFlight<K, V> {
         if let Some(newest) = of_key.last().filter(|newest| newest.may_be_joined(now)) {
             return Joined::Follower(Follower { answer: newest.answer.subscribe() });
         }
-        let live = Arc::new(Live { begun: now, storable: Mutex::new(true), answer: watch::Sender::new(None) });
+        let standing = Mutex::new(Standing { storable: true, looking: true, nudges: 0 });
+        let live = Arc::new(Live { begun: now, standing, nudged: Notify::new(), answer: watch::Sender::new(None) });
         of_key.push(live.clone());
         Joined::Leader(Flight { flights: self.flights.clone(), key, live })
     }
@@ -85,15 +109,45 @@ impl<K: Eq + Hash + Clone, V: Clone + Send + Sync> SingleFlight<K, V> {
             live.forget();
         }
     }
+
+    /// Forgets every key.
+    pub fn forget_all(&self) {
+        for live in locked(&self.flights).values().flatten() {
+            live.forget();
+        }
+    }
+
+    /// Forgets every key, but for flights that still look: they have not asked for anything that may be out of date.
+    pub fn forget_gone_on(&self) {
+        for live in locked(&self.flights).values().flatten() {
+            let mut standing = locked(&live.standing);
+            standing.storable &= standing.looking;
+        }
+    }
+
+    /// Something happened to the key.
+    pub fn nudge(&self, key: &K) {
+        for live in locked(&self.flights).get(key).into_iter().flatten() {
+            live.nudge();
+        }
+    }
 }
 
 impl<V> Live<V> {
     fn may_be_joined(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.begun) < MAX_JOIN_AGE && *locked(&self.storable)
+        now.saturating_duration_since(self.begun) < MAX_JOIN_AGE && locked(&self.standing).storable
     }
 
     fn forget(&self) {
-        *locked(&self.storable) = false;
+        locked(&self.standing).storable = false;
+    }
+
+    fn nudge(&self) {
+        let mut standing = locked(&self.standing);
+        standing.nudges += 1;
+        standing.storable &= standing.looking;
+        drop(standing);
+        self.nudged.notify_one();
     }
 }
 
@@ -103,7 +157,42 @@ impl<K: Eq + Hash, V> Flight<K, V> {
     /// A forgetting may come right after this was asked and before the answer is stored. The store has to refuse a write
     /// that was overtaken, as Redis does for a fill whose lease is gone.
     pub fn storable(&self) -> bool {
-        *locked(&self.live.storable)
+        locked(&self.live.standing).storable
+    }
+
+    /// How often the key was nudged since the flight began.
+    pub fn nudges(&self) -> u32 {
+        locked(&self.live.standing).nudges
+    }
+
+    /// Stores what was asked for when there had been `nudges` of them, unless something happened since. A forgetting that comes
+    /// while `store` runs waits for its end, so it can remove what was stored.
+    pub fn store(&self, nudges: u32, store: impl FnOnce()) -> Stored {
+        let standing = locked(&self.live.standing);
+        match (standing.storable, standing.nudges == nudges) {
+            (false, _) => Stored::Forgotten,
+            (true, false) => Stored::Overtaken,
+            (true, true) => {
+                store();
+                Stored::Yes
+            }
+        }
+    }
+
+    /// Ends the time of looking: from now on a nudge is a forgetting. Waits first until the key was nudged `beyond` so often,
+    /// where the flight itself has caused a nudge that is still on its way.
+    pub async fn go_on(&self, beyond: Option<u32>) {
+        loop {
+            let nudged = self.live.nudged.notified();
+            {
+                let mut standing = locked(&self.live.standing);
+                if beyond.is_none_or(|beyond| standing.nudges > beyond) {
+                    standing.looking = false;
+                    return;
+                }
+            }
+            nudged.await;
+        }
     }
 
     /// Gives `answer` to all who joined, and to those who join until the flight is dropped.
@@ -265,6 +354,56 @@ mod tests {
         assert!(next.storable());
         finish(current, 5);
         assert_eq!(poll(&mut waiting), Some(Some(5)), "who already waited still gets the answer");
+    }
+
+    #[test]
+    fn what_was_nudged_since_it_was_asked_for_is_not_stored() {
+        let flights = SingleFlight::default();
+        let flight = leader(&flights, 1, Instant::now());
+        let mut stored = 0;
+        assert_eq!(flight.store(flight.nudges(), || stored += 1), Stored::Yes);
+        let asked = flight.nudges();
+        flights.nudge(&1);
+        flights.nudge(&2);
+        assert_eq!(flight.store(asked, || stored += 10), Stored::Overtaken);
+        assert_eq!(flight.store(flight.nudges(), || stored += 1), Stored::Yes, "asked again");
+        flights.forget_all();
+        assert_eq!(flight.store(flight.nudges(), || stored += 10), Stored::Forgotten);
+        assert_eq!(stored, 2);
+    }
+
+    #[tokio::test]
+    async fn a_nudge_is_a_forgetting_as_soon_as_a_flight_has_gone_on() {
+        let flights = SingleFlight::default();
+        let now = Instant::now();
+        let flight = leader(&flights, 1, now);
+        flights.nudge(&1);
+        drop(follower(&flights, 1, now));
+        flights.forget_gone_on();
+        drop(follower(&flights, 1, now));
+        flight.go_on(None).await;
+        drop(follower(&flights, 1, now));
+        flights.nudge(&1);
+        assert!(!flight.storable());
+        drop(leader(&flights, 1, now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flight_waits_for_the_nudge_that_it_has_caused() {
+        let flights = SingleFlight::default();
+        let flight = leader(&flights, 1, Instant::now());
+        let nudges = flight.nudges();
+        let waiting = flight.go_on(Some(nudges));
+        assert!(tokio::time::timeout(Duration::from_secs(9), waiting).await.is_err());
+        let (handle, soon) = (flights.clone(), Duration::from_secs(1));
+        tokio::spawn(async move {
+            tokio::time::sleep(soon).await;
+            handle.nudge(&1);
+        });
+        tokio::time::timeout(soon * 2, flight.go_on(Some(nudges))).await.expect("it came");
+        assert!(flight.storable());
+        flights.nudge(&1);
+        assert!(!flight.storable(), "the next one is somebody else's");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Ending sessions and forgetting copies. Both are the same act: nothing that was read before may be used after.
 //!
-//! The order of a revocation: flights are made unjoinable, the row is deleted (which tells every listening process),
-//! flights once more, then `DEL` in Redis, and flights a last time. Only then does the revocation resolve.
+//! The order of a revocation: this process forgets (flights, then its own copy), the row is deleted (which tells every
+//! listening process), this process forgets once more, then `DEL` in Redis, and once more. Only then does it resolve.
 
 use super::Sessions;
 use crate::error::{Error, Result};
@@ -83,7 +83,7 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         }
         // The new token may have been asked for before it was anybody's.
         let both = [token, new_token];
-        self.forget_here(&both);
+        self.memory.forget(&both);
         let rotated = rows.ask(rows.store.rotate(token, new_token, expires_at)).await;
         self.forget_everywhere(&both).await;
         rotated.map_err(store_error)
@@ -106,33 +106,34 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         Ok(named.rows)
     }
 
-    /// Forgets a token because Postgres said so: another process ended or changed its session.
-    pub fn forget_heard(self: &Arc<Self>, token: TokenHash) {
-        self.forget_here(&[token]);
-        self.memory.heard.add(&[token], Instant::now());
-    }
-
-    /// Postgres speaks to this process again, after a time in which it may have said what nobody heard.
-    pub fn missed_news(&self) {
-        self.memory.missed.begin();
+    /// Forgets tokens because Postgres said so: somebody else has ended or changed their sessions.
+    pub fn heard_of(&self, tokens: &[TokenHash]) {
+        self.counters.heard.fetch_add(tokens.len() as u64, Relaxed);
+        self.memory.heard_of(tokens, Instant::now());
     }
 
     /// What runs beside the calls, for as long as it is polled: see [`Sessions::deliver`] and the two below it.
     pub async fn run(&self) {
-        tokio::join!(self.deliver(), self.forget_what_was_heard(), self.learn_what_was_missed());
+        let news = async { tokio::join!(self.forget_what_was_heard(), self.learn_what_was_missed()) };
+        tokio::join!(self.deliver(), news, self.write_activity());
+    }
+
+    async fn write_activity(&self) {
+        let Some(rows) = &self.rows else { return };
+        self.memory.activity().run(rows, || self.memory.now(), self.flush).await;
     }
 
     async fn forget_what_was_heard(&self) {
         loop {
-            self.memory.heard.some_kept().await;
-            let batch = self.memory.heard.some(DELIVERY_BATCH);
+            self.memory.heard().some_kept().await;
+            let batch = self.memory.heard().some(DELIVERY_BATCH);
             let tokens: Vec<_> = batch.iter().map(|(token, _)| *token).collect();
             self.forget_copies(&tokens).await;
-            self.memory.heard.delivered(&batch);
+            self.memory.heard().delivered(&batch);
             // More than can be kept was heard: what has no name any more is left to the ends of its copies.
             if batch.is_empty() {
-                self.memory.undelivered.distrust(Instant::now());
-                self.memory.heard.clear();
+                self.memory.undelivered().distrust(Instant::now());
+                self.memory.heard().clear();
             }
         }
     }
@@ -140,10 +141,10 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     /// Copies from before the present must not be believed, by the clock that they were dated with.
     async fn learn_what_was_missed(&self) {
         loop {
-            let gap = self.memory.missed.some_gap().await;
+            let gap = self.memory.missed().some_gap().await;
             let Some(redis) = &self.copies else { return std::future::pending().await };
             match redis.ask(redis.store.now()).await {
-                Ok(now) => self.memory.missed.settle(gap, now),
+                Ok(now) => self.memory.missed().settle(gap, now),
                 Err(_) => sleep(LAST_RETRY).await,
             }
         }
@@ -152,9 +153,9 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     /// Delivers what Redis has not confirmed.
     async fn deliver(&self) {
         loop {
-            self.memory.undelivered.some_kept().await;
+            self.memory.undelivered().some_kept().await;
             let mut retry = FIRST_RETRY;
-            while self.memory.undelivered.outlive(Instant::now()) {
+            while self.memory.undelivered().outlive(Instant::now()) {
                 if self.deliver_some().await {
                     retry = FIRST_RETRY;
                 } else {
@@ -165,25 +166,34 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         }
     }
 
-    /// Waits for what runs behind the answers, then tries to deliver everything once. For `shutdown()`, when no call is
-    /// under way any more.
+    /// Waits for what runs behind the answers, then tries once to deliver and to write everything. For `shutdown()`, when no
+    /// call is under way any more.
     pub async fn finish(&self) {
         self.background.close();
         self.background.wait().await;
-        while !self.memory.undelivered.some(1).is_empty() && self.deliver_some().await {}
+        let deliver = async { while !self.memory.undelivered().some(1).is_empty() && self.deliver_some().await {} };
+        let write = async {
+            let Some(rows) = &self.rows else { return };
+            match self.memory.activity().flush_all(rows, || self.memory.now()).await {
+                // The finding was said when it was made.
+                Ok(()) | Err(Error::SessionStore { source: None, .. }) => {}
+                Err(error) => tracing::warn!("when sessions were last active is not written yet: {error}"),
+            }
+        };
+        tokio::join!(deliver, write);
     }
 
     /// Delivers a batch. `false` if there is none, or Redis did not confirm it.
     async fn deliver_some(&self) -> bool {
-        let batch = self.memory.undelivered.some(DELIVERY_BATCH);
+        let batch = self.memory.undelivered().some(DELIVERY_BATCH);
         let tokens: Vec<_> = batch.iter().map(|(token, _)| *token).collect();
         if tokens.is_empty() {
             return false;
         }
         let delivered = self.remove_copies(&tokens).await.is_ok();
         if delivered {
-            self.memory.undelivered.delivered(&batch);
-            if self.memory.undelivered.none() {
+            self.memory.undelivered().delivered(&batch);
+            if self.memory.undelivered().none() {
                 tracing::info!("Redis has forgotten everything that was revoked; sessions are read from it again");
             }
         }
@@ -194,12 +204,12 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     async fn end(self: &Arc<Self>, which: Which<'_>, also: &[TokenHash]) -> Result<u64> {
         let rows = self.rows()?;
         let mut tokens = also.to_vec();
-        self.forget_here(&tokens);
+        self.memory.forget(&tokens);
         let ended = async {
             if !matches!(which, Which::Token(_)) {
                 // Named before they are deleted: if the answer of the deletion is lost, they can still be forgotten.
                 tokens.extend(rows.ask(rows.store.name(which)).await?.tokens);
-                self.forget_here(&tokens);
+                self.memory.forget(&tokens);
             }
             rows.ask(rows.store.delete(which)).await
         };
@@ -213,15 +223,8 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         Ok(ended.map_err(store_error)?.rows)
     }
 
-    /// Makes reads that are under way unjoinable and their results unstorable.
-    fn forget_here(&self, tokens: &[TokenHash]) {
-        for token in tokens {
-            self.memory.flights.forget(token);
-        }
-    }
-
     /// Forgets what a caller asked to forget.
-    async fn forget_everywhere(&self, tokens: &[TokenHash]) {
+    pub(super) async fn forget_everywhere(&self, tokens: &[TokenHash]) {
         self.counters.invalidations.fetch_add(tokens.len() as u64, Relaxed);
         self.forget_copies(tokens).await;
     }
@@ -231,15 +234,15 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         if tokens.is_empty() {
             return;
         }
-        self.forget_here(tokens);
+        self.memory.forget(tokens);
         if let Err(error) = self.remove_copies(tokens).await {
-            if self.memory.undelivered.none() {
+            if self.memory.undelivered().none() {
                 tracing::warn!("sessions are read from Postgres until Redis has forgotten what was revoked: {error}");
             }
             // Kept before flights are forgotten again, so that no later flight reads Redis.
-            self.memory.undelivered.add(tokens, Instant::now());
+            self.memory.undelivered().add(tokens, Instant::now());
         }
-        self.forget_here(tokens);
+        self.memory.forget(tokens);
     }
 
     /// Removes copies and leases from Redis. An error means that it is not certain.
@@ -250,12 +253,12 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
 }
 
 /// A UUID in the one form that Postgres compares; `None` for what is none, which is nobody's id.
-fn canonical(id: &str) -> Option<String> {
+pub(super) fn canonical(id: &str) -> Option<String> {
     Uuid::try_parse(id).ok().map(|id| id.to_string())
 }
 
 /// What a statement that failed says to the caller: a misuse stays one.
-fn store_error(error: Error) -> Error {
+pub(super) fn store_error(error: Error) -> Error {
     match error {
         misuse @ Error::InvalidArgument { .. } => misuse,
         error => Error::session_store(error),

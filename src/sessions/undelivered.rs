@@ -3,6 +3,7 @@
 use crate::config::MAX_TTL;
 use crate::keys::TokenHash;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -21,6 +22,8 @@ pub struct Undelivered {
     kept: Mutex<Kept>,
     /// True while something is kept. A state rather than an event: whoever delivers may have come later.
     any: watch::Sender<bool>,
+    /// The same, for those who ask often.
+    some: AtomicBool,
 }
 
 #[derive(Default)]
@@ -34,7 +37,16 @@ struct Kept {
 impl Undelivered {
     /// True if every invalidation was delivered or outlived: Redis may be read.
     pub fn none(&self) -> bool {
-        !*self.any.borrow()
+        !self.some.load(SeqCst)
+    }
+
+    /// True if this token may be among what is kept.
+    pub fn holds(&self, token: &TokenHash) -> bool {
+        if self.none() {
+            return false;
+        }
+        let kept = self.kept();
+        kept.overflow_until.is_some() || kept.tokens.contains_key(token)
     }
 
     /// Keeps tokens until they are delivered.
@@ -47,19 +59,21 @@ impl Undelivered {
                 kept.overflow_until = Some(now + OUTLIVES_ALL);
             }
         }
-        self.any.send_replace(kept.any());
+        self.note(&kept);
     }
 
     /// Distrusts everything that Redis holds now, for as long as it can live.
     pub fn distrust(&self, now: Instant) {
-        self.kept().overflow_until = Some(now + OUTLIVES_ALL);
-        self.any.send_replace(true);
+        let mut kept = self.kept();
+        kept.overflow_until = Some(now + OUTLIVES_ALL);
+        self.note(&kept);
     }
 
     /// Drops everything.
     pub fn clear(&self) {
-        *self.kept() = Kept::default();
-        self.any.send_replace(false);
+        let mut kept = self.kept();
+        *kept = Kept::default();
+        self.note(&kept);
     }
 
     /// Up to `most` tokens to deliver, with the time that [`Undelivered::delivered`] wants back.
@@ -75,7 +89,7 @@ impl Undelivered {
                 kept.tokens.remove(token);
             }
         }
-        self.any.send_replace(kept.any());
+        self.note(&kept);
     }
 
     /// Drops what has outlived every copy; returns true if something is still kept.
@@ -83,15 +97,20 @@ impl Undelivered {
         let mut kept = self.kept();
         kept.tokens.retain(|_, added| now.duration_since(*added) < OUTLIVES_ALL);
         kept.overflow_until = kept.overflow_until.filter(|until| now < *until);
-        let any = kept.any();
-        self.any.send_replace(any);
-        any
+        self.note(&kept);
+        kept.any()
     }
 
     /// Waits until something is kept.
     pub async fn some_kept(&self) {
         // The sender lives as long as `self`, so that the wait ends in no other way.
         let _ = self.any.subscribe().wait_for(|any| *any).await;
+    }
+
+    /// Called under the mutex after whatever may have changed it.
+    fn note(&self, kept: &Kept) {
+        self.some.store(kept.any(), SeqCst);
+        self.any.send_replace(kept.any());
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -122,6 +141,7 @@ mod tests {
         undelivered.add(&[token(1)], Instant::now());
         undelivered.delivered(&under_way);
         assert!(!undelivered.none());
+        assert!(undelivered.holds(&token(1)) && !undelivered.holds(&token(2)));
         undelivered.delivered(&undelivered.some(10));
         assert!(undelivered.none());
     }
@@ -134,6 +154,7 @@ mod tests {
         assert_eq!(undelivered.some(usize::MAX).len(), MOST);
         undelivered.delivered(&undelivered.some(usize::MAX));
         assert!(!undelivered.none(), "one had no place");
+        assert!(undelivered.holds(&token(0)), "it may have been this one");
         tokio::time::advance(OUTLIVES_ALL - Duration::from_millis(1)).await;
         assert!(undelivered.outlive(Instant::now()));
         tokio::time::advance(Duration::from_millis(1)).await;

@@ -5,10 +5,10 @@ pub mod redis;
 
 use crate::error::Result;
 use crate::keys::TokenHash;
-use crate::session::SessionWithUser;
+use crate::session::{Disbelief, Session, SessionWithUser, UserSessionStats};
 use std::future::Future;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use uuid::Uuid;
 
 /// Proof that nothing happened to a token's copy since a read began; it vanishes by itself when in doubt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,14 +19,22 @@ pub struct Lease {
     pub run_id: String,
     /// Microseconds of the server's clock when the lease was given.
     pub since: u64,
+    /// The lease is new, and its writing will be pushed to this process.
+    pub announced: bool,
 }
 
 /// What Redis knows of a token.
 pub enum Lookup {
     /// A copy that is believed.
-    Copy(Arc<SessionWithUser>),
+    Copy {
+        session: Box<SessionWithUser>,
+        /// How much longer it is valid, counted from before it was asked for.
+        life: Duration,
+        /// Whatever is done to its key after this reply will be pushed to this process, on the same link.
+        pushed: bool,
+    },
     /// No believable copy. Who holds the lease may leave one; without a lease nothing may be left.
-    Miss(Option<Lease>),
+    Miss { lease: Option<Lease>, disbelief: Option<Disbelief> },
 }
 
 /// Copies of sessions that several processes share. All of it is one command on one key.
@@ -38,14 +46,18 @@ pub trait SessionCopies: Send + Sync + 'static {
     /// The server's clock, in microseconds.
     fn now(&self) -> impl Future<Output = Result<u64>> + Send;
 
-    /// Leaves a copy that lives for `life` from the beginning of the lease. `false` if the lease is gone.
+    /// Leaves a copy, the JSON of a [`SessionWithUser`], that lives for `life` from the beginning of the lease. `false` if the
+    /// lease is gone.
     fn fill(
         &self,
         token: TokenHash,
         lease: &Lease,
-        session: &SessionWithUser,
+        session: &str,
         life: Duration,
     ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Whether the server answers.
+    fn ping(&self) -> impl Future<Output = Result<()>> + Send;
 
     /// Removes copy and lease of each token. All of them are gone when this returns `Ok`.
     fn forget(&self, tokens: &[TokenHash]) -> impl Future<Output = Result<()>> + Send;
@@ -101,4 +113,27 @@ pub trait SessionRows: Send + Sync + 'static {
         new_token: TokenHash,
         expires_at: SystemTime,
     ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// The valid sessions among those of several tokens.
+    fn find_all(&self, tokens: &[TokenHash]) -> impl Future<Output = Result<Vec<(TokenHash, Found)>>> + Send;
+
+    /// Tokens of at most `limit` valid sessions that were active `within` so long, the latest first.
+    fn newest(&self, limit: u32, within: Duration) -> impl Future<Output = Result<Vec<TokenHash>>> + Send;
+
+    /// The sessions of a user (a UUID) that have not expired, the latest active first.
+    fn of_user(&self, user: &str) -> impl Future<Output = Result<Vec<Session>>> + Send;
+
+    /// How many sessions of a user (a UUID) have not expired, and since when.
+    fn stats_of_user(&self, user: &str) -> impl Future<Output = Result<UserSessionStats>> + Send;
+
+    /// Deletes at most `most` sessions that have expired, and tells every listening process, in one statement.
+    fn delete_expired(&self, most: u32) -> impl Future<Output = Result<Named>> + Send;
+
+    /// Deletes at most `most` sessions that were not active for so long, and tells every listening process, in one
+    /// statement. Fails where activity cannot be written, because then they may all be active.
+    fn delete_inactive(&self, idle: Duration, most: u32) -> impl Future<Output = Result<Named>> + Send;
+
+    /// Writes when sessions (their ids) were last active: so long ago. In one statement; a time never moves backwards, and
+    /// what is no session any more is passed over. Fails without trying where a trigger makes every update fail.
+    fn write_activity(&self, active: &[(Uuid, Duration)]) -> impl Future<Output = Result<()>> + Send;
 }

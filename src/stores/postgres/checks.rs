@@ -2,6 +2,7 @@
 
 use super::errors::translate;
 use super::pool::{Kind, Pool, STATEMENT_LIMIT};
+use super::triggers::{self, Triggers};
 use crate::error::{Error, Result};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Row};
@@ -37,6 +38,8 @@ pub struct Findings {
     pub broken_trigger: Option<(String, String)>,
     /// Connections do not keep their server process, so that neither named statements nor LISTEN can work.
     pub transaction_pooler: bool,
+    /// Whether writes of others are announced.
+    pub triggers: Triggers,
 }
 
 impl Findings {
@@ -55,6 +58,11 @@ impl Findings {
             return None;
         };
         Some(Error::SessionStore { reason, source: None })
+    }
+
+    /// Why no session can be updated, with the cure.
+    pub(super) fn refuses_updates(&self) -> Option<Error> {
+        Some(Error::SessionStore { reason: self.says_broken()?, source: None })
     }
 
     fn refuses(&self) -> bool {
@@ -80,6 +88,16 @@ impl Findings {
         )
     }
 
+    fn says_broken(&self) -> Option<String> {
+        let (trigger, column) = self.broken_trigger.as_ref()?;
+        let trigger = quoted(trigger);
+        Some(format!(
+            "The trigger {trigger} sets the column {column}, which platform.user_sessions does not have, so that every \
+             update of a session fails. Run sql/fix_activity_trigger.sql of this package, which does DROP TRIGGER \
+             {trigger} ON platform.user_sessions."
+        ))
+    }
+
     /// Says of each finding what `before` did not hold already.
     fn log(&self, server: &str, before: &Findings) {
         if self.missing != before.missing && !self.missing.is_empty() {
@@ -93,15 +111,15 @@ impl Findings {
         if before.refuses() && !self.refuses() {
             tracing::warn!(server, "The session store answers again.");
         }
-        if let Some((trigger, column)) = &self.broken_trigger
-            && self.broken_trigger != before.broken_trigger
+        if self.broken_trigger != before.broken_trigger
+            && let Some(text) = self.says_broken()
         {
-            let trigger = quoted(trigger);
-            tracing::warn!(
-                server,
-                "The trigger {trigger} sets the column {column}, which platform.user_sessions does not have, so that \
-                 every update of a session fails. Run DROP TRIGGER {trigger} ON platform.user_sessions."
-            );
+            tracing::warn!(server, "{text}");
+        }
+        if self.triggers != before.triggers
+            && let Some(text) = self.triggers.complaint()
+        {
+            tracing::warn!(server, "{text}");
         }
         if self.transaction_pooler && !before.transaction_pooler {
             tracing::warn!(
@@ -160,6 +178,23 @@ impl Checks {
         self.ask_unless(pool, |known| known.asked_at.elapsed() < self.recheck).await
     }
 
+    /// What a listener found of the triggers just now.
+    pub(super) fn saw(&self, server: &str, triggers: &Triggers) {
+        let before = match &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(known) if known.findings.triggers != *triggers => {
+                let now = Findings { triggers: triggers.clone(), ..Findings::clone(&known.findings) };
+                std::mem::replace(&mut known.findings, Arc::new(now))
+            }
+            _ => return,
+        };
+        Findings { triggers: triggers.clone(), ..Findings::clone(&before) }.log(server, &before);
+    }
+
+    #[cfg(test)]
+    pub(super) fn recheck_at_once(&mut self) {
+        self.recheck = Duration::ZERO;
+    }
+
     async fn ask_unless(&self, pool: &Pool, still_good: impl Fn(&Known) -> bool) -> Result<Arc<Findings>> {
         let good = || self.known().filter(|known| still_good(known)).map(|known| known.findings);
         if let Some(findings) = good() {
@@ -201,6 +236,7 @@ async fn ask(pool: &Pool) -> Result<Findings> {
         }
     }
     let row = sqlx::raw_sql(include_str!("checks.sql")).fetch_one(&mut one).await.map_err(fail)?;
+    let triggers = sqlx::raw_sql(triggers::QUESTION).fetch_one(&mut one).await.map_err(fail)?;
     for connection in [one, two] {
         // The answers are here; how the connection ends changes nothing.
         drop(connection.close().await);
@@ -214,6 +250,7 @@ async fn ask(pool: &Pool) -> Result<Findings> {
             policies_apply: row.try_get("policies_apply")?,
             broken_trigger: Option::zip(row.try_get("broken_trigger")?, row.try_get("broken_column")?),
             transaction_pooler: is_pooled(&processes),
+            triggers: triggers::State::read(&triggers)?.triggers,
         })
     };
     read().map_err(fail)
@@ -307,11 +344,18 @@ mod tests {
             hidden: vec!["platform.user_sessions".into()],
             broken_trigger: Some(("touch".into(), "updated_at".into())),
             transaction_pooler: true,
+            triggers: Triggers::Faulty("one is missing".into()),
             ..Findings::default()
         };
         let text = said(&all, &Findings::default());
-        assert_eq!(text.lines().count(), 4, "{text}");
-        for cure in ["migrations", r#"ALTER ROLE "app" BYPASSRLS"#, r#"DROP TRIGGER "touch""#, "name Postgres itself"] {
+        assert_eq!(text.lines().count(), 5, "{text}");
+        for cure in [
+            "migrations",
+            r#"ALTER ROLE "app" BYPASSRLS"#,
+            r#"sql/fix_activity_trigger.sql of this package, which does DROP TRIGGER "touch""#,
+            "name Postgres itself",
+            "installTriggers() again, or run sql/session_events.sql",
+        ] {
             assert!(text.contains(cure), "{text}");
         }
         assert_eq!(said(&all, &all), "");

@@ -54,6 +54,16 @@ fn from_answer(server: &Arc<str>, answer: &dyn DatabaseError) -> Error {
     }
 }
 
+/// A trigger that the findings do not know made an update fail: it sets a column that the table does not have.
+pub(super) fn updates_fail(error: Error) -> Error {
+    Error::SessionStore {
+        reason: "A trigger of platform.user_sessions uses a column that the table does not have, so every update of a \
+                 session fails. Run sql/fix_activity_trigger.sql of this package, or drop the trigger, or add the column."
+            .into(),
+        source: Some(error.into()),
+    }
+}
+
 /// True for answers that cannot come from the database that the findings describe: a table, column or schema is
 /// missing, or rows are out of bounds for this role.
 pub(super) fn contradicts_findings(error: &Error) -> bool {

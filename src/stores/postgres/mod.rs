@@ -2,22 +2,31 @@
 //!
 //! - `pool`: a few connections; a connection whose statement was given up is closed, never reused.
 //! - `checks`: what is wrong with this database, asked before its first answer is believed.
-//! - `session_rows`: the SQL of sessions.
-//! - `notifications`: what other processes tell this one to forget.
+//! - `session_rows`, `listed_rows`, `upkeep_rows`: the SQL of sessions, made of the pieces in `sql`.
+//! - `triggers`: the optional triggers by which writes of others are heard.
+//! - `notifications`: what other processes, and the triggers, tell this one to forget; `listener` is its connection.
 //! - `errors`: what a failure means to the caller.
 //!
 //! Nothing here has a deadline of its own: the caller drops a future that takes too long, and that frees everything
 //! it held. Only the server is told a limit (`STATEMENT_LIMIT`), so that it does not work on for nobody.
 
+#[macro_use]
+mod sql;
+
 mod checks;
 mod errors;
+mod listed_rows;
+mod listener;
 mod notifications;
 mod pool;
 mod session_rows;
 #[cfg(test)]
 mod testing;
+mod triggers;
+mod upkeep_rows;
 
 pub use notifications::Event;
+pub use triggers::{INSTALL_TRIGGERS, UNINSTALL_TRIGGERS};
 
 use crate::error::{Error, Result};
 use checks::{Checks, Findings};

@@ -1,21 +1,19 @@
 //! What other processes, and whoever else notifies, tell this one to forget.
 //!
 //! A listener knows that it was cut off when its connection says so. A connection that dies without a word (a cable,
-//! a firewall, a server that stands still) is noticed by a probe: silence is believed only for a moment.
+//! a firewall, a server that stands still), or lives and does not hear, is noticed by a probe: every second a
+//! notification makes a round trip, whatever else arrives.
 
 use super::Postgres;
-use super::errors::translate;
+use super::listener::Listener;
+use super::triggers::Triggers;
 use crate::error::{Error, Result};
 use crate::keys::TokenHash;
-use sqlx::Row;
-use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
-use std::hash::{BuildHasher, RandomState};
+use crate::random;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
-
-/// The channel of NOTIFY. A payload that is no SHA-256 in hex is somebody else's message.
-pub(super) const CHANNEL: &str = "studio_sessions";
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// The first and the longest pause between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -23,24 +21,30 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// How long one attempt to connect may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// After this long a silence the connection is asked for a sign of life.
+/// From the beginning of one probe to that of the next one.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// How long a sign of life may take.
+/// How long a probe may take. With `PROBE`: how long a deaf listener passes for a living one.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
-
-/// Asks on the listener's connection whether it listens: if a pooler gave it another server process, it does not.
-const LISTENS: &str = "SELECT EXISTS (SELECT FROM pg_listening_channels() AS c WHERE c = 'studio_sessions') AS listens";
 
 /// What a listener hears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// From now on everything is heard. What happened before was not.
-    Connected,
+    /// A probe is about to be sent: the first one of a connection before `Connected`, each other one before `Alive`.
+    Probing,
+    /// From now on everything is heard; what happened before was not. `triggers`: writes of anyone are announced, not
+    /// only those of this package.
+    Connected { triggers: bool },
+    /// The latest probe was answered in full: all that was committed before it was sent has been told. `triggers` as it
+    /// was then.
+    Alive { triggers: bool },
     /// From now on nothing is heard.
     Lost,
     /// Copies of this token's session must not be used any more.
     Forget(TokenHash),
+    /// No copy must be used any more: somebody said so, or the triggers were changed in the last second, so that it is not
+    /// known what they missed.
+    ForgetAll,
 }
 
 impl Postgres {
@@ -57,12 +61,13 @@ impl Postgres {
                 Ok(findings) if findings.transaction_pooler => return,
                 Ok(_) => {
                     let life = self.listen_once(|event| {
-                        connected |= event == Event::Connected;
+                        connected |= matches!(event, Event::Connected { .. });
                         on_event(event);
                     });
-                    life.await.err()
+                    let Err(error) = life.await;
+                    error
                 }
-                Err(error) => Some(error),
+                Err(error) => error,
             };
             if self.shared.pool.is_closed() {
                 return;
@@ -73,90 +78,56 @@ impl Postgres {
             }
             // The first failure in a row is news, the others are not.
             if pause == BACKOFF.0 {
-                let reason = reason.map_or_else(|| "The server closed the connection.".to_owned(), |e| e.to_string());
                 let server = &**self.server();
                 tracing::warn!(server, "Until Postgres is reached, revocations by others are not heard. {reason}");
             }
-            tokio::time::sleep(jittered(pause)).await;
+            tokio::time::sleep(random::shortened(pause)).await;
             pause = (pause * 2).min(BACKOFF.1);
         }
     }
 
-    /// One life of the connection. `Ok` if its end was seen, an error if anything else went wrong.
-    async fn listen_once(&self, mut on_event: impl FnMut(Event) + Send) -> Result<()> {
+    /// One life of the connection, to its end.
+    async fn listen_once(&self, mut on_event: impl FnMut(Event) + Send) -> Result<Infallible> {
+        let server = self.server();
+        let late = |after| move |_| Error::Timeout { server: Arc::clone(server), after };
         let name = format!("studio-redis-native:{}:listener", std::process::id());
-        // The driver's listener wants a pool. Without limits of age this one starts no task of its own.
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .connect_lazy_with(self.shared.options.clone().application_name(&name));
-        let fail = |error| translate(self.server(), error);
-        let connected = timeout(CONNECT_LIMIT, Listener::connect(&pool)).await;
-        let mut listener = connected.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(fail)?;
-        let Some(listener) = &mut listener.0 else { return Ok(()) };
-        on_event(Event::Connected);
+        let options = self.shared.options.clone().application_name(&name);
+        let connected = timeout(CONNECT_LIMIT, Listener::connect(server, options)).await;
+        let mut listener = connected.map_err(late(CONNECT_LIMIT))??;
+        let mut mark = None;
         loop {
-            // The driver may be stopped while it waits here: it takes whole messages from its buffer or nothing.
-            let Ok(heard) = timeout(PROBE, listener.try_recv()).await else {
-                self.probe(listener).await?;
-                continue;
-            };
-            let Some(notification) = heard.map_err(fail)? else { return Ok(()) };
-            if let Some(token) = TokenHash::from_hex(notification.payload()) {
-                on_event(Event::Forget(token));
+            let begun = Instant::now();
+            on_event(Event::Probing);
+            let mut on_heard = |payload: &str| tell(payload, &mut on_event);
+            let probed = timeout_at(begun + PROBE_LIMIT, listener.probe(&mut on_heard)).await;
+            let state = probed.map_err(late(PROBE_LIMIT))??;
+            self.shared.checks.saw(server, &state.triggers);
+            let triggers = state.triggers == Triggers::Working;
+            match mark.replace(state.mark) {
+                None => on_event(Event::Connected { triggers }),
+                before => {
+                    if before != mark {
+                        on_event(Event::ForgetAll);
+                    }
+                    on_event(Event::Alive { triggers });
+                }
+            }
+            // Asked of the clock each time, because what is there already is given out without looking at it.
+            let due = begun + PROBE;
+            while Instant::now() < due {
+                let Ok(heard) = timeout_at(due, listener.heard()).await else { break };
+                tell(heard?.payload(), &mut on_event);
             }
         }
     }
-
-    /// A sign of life from the server's end of the connection. What is notified meanwhile is kept for `try_recv`.
-    async fn probe(&self, listener: &mut PgListener) -> Result<()> {
-        let late = |_| Error::Timeout { server: Arc::clone(self.server()), after: PROBE_LIMIT };
-        let answer = timeout(PROBE_LIMIT, sqlx::raw_sql(LISTENS).fetch_all(listener)).await.map_err(late)?;
-        let listens = answer.and_then(|rows| rows.first().map_or(Ok(false), |row| row.try_get("listens")));
-        if listens.map_err(|error| translate(self.server(), error))? {
-            return Ok(());
-        }
-        Err(Error::Connection { server: Arc::clone(self.server()), reason: "it no longer listens".into() })
-    }
 }
 
-/// The driver's listener, whose connection ends with it. `None` only while it is dropped.
-///
-/// By itself the driver's listener leaves a task behind when it is dropped, which sends `UNLISTEN` and waits for the
-/// answer without a limit: the connection would stay open for as long as the server stands still. The driver has no
-/// way to take the connection out of it before.
-struct Listener(Option<PgListener>);
-
-impl Listener {
-    async fn connect(pool: &PgPool) -> sqlx::Result<Self> {
-        let mut this = Self(Some(PgListener::connect_with(pool).await?));
-        if let Some(listener) = &mut this.0 {
-            // It would connect again without a word, and what was said meanwhile would be lost silently.
-            listener.eager_reconnect(false);
-            listener.listen(CHANNEL).await?;
-        }
-        Ok(this)
+/// Reads a payload: tokens with a space between, or `*` for all. Anything else is somebody else's message.
+fn tell(payload: &str, on_event: &mut impl FnMut(Event)) {
+    if payload == "*" {
+        return on_event(Event::ForgetAll);
     }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // The task goes to the current runtime. This one never runs it, but drops it at once, and the connection with
-        // it. It has no thread and no driver, so that nothing but memory is needed to make it.
-        if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() {
-            let current = runtime.enter();
-            drop(self.0.take());
-            drop(current);
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// Between half and all of a pause, so that processes that were cut off together do not come back together.
-fn jittered(pause: Duration) -> Duration {
-    let random = RandomState::new().hash_one(0) % 1024;
-    pause / 2 + pause * random as u32 / 2048
+    payload.split(' ').filter_map(TokenHash::from_hex).for_each(|token| on_event(Event::Forget(token)));
 }
 
 #[cfg(test)]
@@ -188,15 +159,48 @@ mod tests {
         (receiver, task)
     }
 
-    async fn next(events: &mut UnboundedReceiver<Event>) -> Event {
+    async fn any(events: &mut UnboundedReceiver<Event>) -> Event {
         tokio::time::timeout(Duration::from_secs(10), events.recv()).await.expect("no event came").unwrap()
     }
 
+    /// The next event that is no probe without news.
+    async fn next(events: &mut UnboundedReceiver<Event>) -> Event {
+        let news = async {
+            loop {
+                let event = any(events).await;
+                if !matches!(event, Event::Probing | Event::Alive { triggers: false }) {
+                    return event;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), news).await.expect("no news came")
+    }
+
+    /// Passes over what comes before an event.
+    async fn until(events: &mut UnboundedReceiver<Event>, expected: Event) {
+        let passed = async { while any(events).await != expected {} };
+        tokio::time::timeout(Duration::from_secs(10), passed).await.unwrap_or_else(|_| panic!("no {expected:?} came"));
+    }
+
+    const CONNECTED: Event = Event::Connected { triggers: false };
+
     #[test]
-    fn pauses_are_spread_over_their_upper_half() {
-        for _ in 0..100 {
-            let pause = jittered(Duration::from_millis(100));
-            assert!((50..=100).contains(&pause.as_millis()));
+    fn a_payload_is_tokens_or_all_of_them_and_anything_else_is_nothing() {
+        let told = |payload: &str| {
+            let mut events = Vec::new();
+            tell(payload, &mut |event| events.push(event));
+            events
+        };
+        let [a, b] = ["a", "b"].map(|name| token(name).to_hex());
+        assert_eq!(told(&a), [Event::Forget(token("a"))]);
+        assert_eq!(told(&format!("{a} {b}")), [Event::Forget(token("a")), Event::Forget(token("b"))]);
+        assert_eq!(
+            told(&format!("{a} x {} {b}", a.to_uppercase())),
+            [Event::Forget(token("a")), Event::Forget(token("b"))]
+        );
+        assert_eq!(told("*"), [Event::ForgetAll]);
+        for nothing in ["", " ", "hello", "**", &a[1..], &format!("{a}{b}")] {
+            assert_eq!(told(nothing), [], "{nothing}");
         }
     }
 
@@ -209,7 +213,7 @@ mod tests {
         }
         let (listening, other) = (database.open(1), database.open(1));
         let (mut events, task) = listener(&listening);
-        assert_eq!(next(&mut events).await, Event::Connected);
+        assert_eq!(next(&mut events).await, CONNECTED);
 
         other.announce(Which::Token(token("a"))).await.unwrap();
         assert_eq!(next(&mut events).await, Event::Forget(token("a")));
@@ -221,7 +225,7 @@ mod tests {
         database.run("NOTIFY studio_sessions, 'hello'; NOTIFY studio_sessions").await;
         database.run(&format!("SELECT pg_terminate_backend(pid) {LISTENERS}")).await;
         assert_eq!(next(&mut events).await, Event::Lost);
-        assert_eq!(next(&mut events).await, Event::Connected);
+        assert_eq!(next(&mut events).await, CONNECTED);
         let others = other.delete(Which::User(&user)).await.unwrap().tokens;
         for _ in 0..2 {
             let Event::Forget(token) = next(&mut events).await else { panic!("lost") };
@@ -238,15 +242,34 @@ mod tests {
         let database = TestDatabase::create(false).await;
         let proxy = database.proxy().await;
         let (mut events, task) = listener(&open(&proxy));
-        assert_eq!(next(&mut events).await, Event::Connected);
-        tokio::time::sleep(PROBE * 5 / 2).await;
-        assert!(events.try_recv().is_err(), "a probe is no event, and silence is no loss");
+        assert_eq!(next(&mut events).await, CONNECTED);
+        for _ in 0..2 {
+            assert_eq!(any(&mut events).await, Event::Probing);
+            assert_eq!(any(&mut events).await, Event::Alive { triggers: false });
+        }
         proxy.freeze();
         assert_eq!(next(&mut events).await, Event::Lost);
         proxy.thaw();
-        assert_eq!(next(&mut events).await, Event::Connected);
+        assert_eq!(next(&mut events).await, CONNECTED);
         database.run(&format!("NOTIFY studio_sessions, '{}'", token("a").to_hex())).await;
         assert_eq!(next(&mut events).await, Event::Forget(token("a")));
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_is_connected_and_deaf_is_lost_within_three_seconds() {
+        let database = TestDatabase::create(false).await;
+        let proxy = database.proxy().await;
+        let (mut events, task) = listener(&open(&proxy));
+        assert_eq!(next(&mut events).await, CONNECTED);
+        proxy.deafen();
+        let deaf = Instant::now();
+        database.run(&format!("NOTIFY studio_sessions, '{}'", token("a").to_hex())).await;
+        assert_eq!(next(&mut events).await, Event::Lost);
+        assert!(deaf.elapsed() < PROBE + PROBE_LIMIT + Duration::from_secs(2), "{:?}", deaf.elapsed());
+        assert_eq!(PROBE + PROBE_LIMIT, Duration::from_secs(3));
+        proxy.thaw();
+        assert_eq!(next(&mut events).await, CONNECTED);
         task.abort();
     }
 
@@ -254,15 +277,88 @@ mod tests {
     async fn a_connection_that_does_not_listen_is_no_listener() {
         let database = TestDatabase::create(false).await;
         let postgres = database.open(1);
-        let pool = PgPoolOptions::new().connect_lazy_with(postgres.shared.options.clone());
-        let mut listener = Listener::connect(&pool).await.unwrap();
-        let listener = listener.0.as_mut().unwrap();
-        postgres.probe(listener).await.unwrap();
-        database.run(&format!("NOTIFY studio_sessions, '{}'", token("a").to_hex())).await;
-        postgres.probe(listener).await.unwrap();
-        assert_eq!(listener.try_recv().await.unwrap().unwrap().payload(), token("a").to_hex());
-        listener.unlisten_all().await.unwrap();
-        assert_eq!(postgres.probe(listener).await.unwrap_err().code(), "ERR_CONNECTION");
+        let mut listener = Listener::connect(postgres.server(), postgres.shared.options.clone()).await.unwrap();
+        let mut heard = Vec::new();
+        let mut on_heard = |payload: &str| heard.push(payload.to_owned());
+        timeout(PROBE_LIMIT, listener.probe(&mut on_heard)).await.unwrap().unwrap();
+        let hex = token("a").to_hex();
+        for number in 0..3 {
+            database.run(&format!("NOTIFY studio_sessions, '{hex} {number}'")).await;
+        }
+        timeout(PROBE_LIMIT, listener.probe(&mut on_heard)).await.unwrap().unwrap();
+        assert_eq!(heard, [0, 1, 2].map(|number| format!("{hex} {number}")), "all that was said before it");
+        listener.unlisten().await;
+        let error = timeout(PROBE_LIMIT, listener.probe(&mut |_| {})).await.unwrap().unwrap_err();
+        assert_eq!(error.code(), "ERR_CONNECTION");
+    }
+
+    #[tokio::test]
+    async fn probes_go_on_while_news_arrive() {
+        let database = TestDatabase::create(false).await;
+        let (mut events, task) = listener(&database.open(1));
+        assert_eq!(next(&mut events).await, CONNECTED);
+        let hex = token("a").to_hex();
+        let mut told = 0;
+        let begun = Instant::now();
+        while begun.elapsed() < PROBE * 3 {
+            told += 20;
+            database
+                .run(
+                    &format!("NOTIFY studio_sessions, '{hex}'; ")
+                        .repeat(20)
+                        .replace("; ", &format!("; SELECT {told}; ")),
+                )
+                .await;
+        }
+        database.run("NOTIFY studio_sessions, '*'").await;
+        let (mut alive, mut heard) = (0, 0);
+        loop {
+            match any(&mut events).await {
+                Event::Alive { triggers: false } => alive += 1,
+                Event::Forget(_) => heard += 1,
+                Event::ForgetAll => break,
+                Event::Probing => {}
+                event => panic!("{event:?}"),
+            }
+        }
+        assert!(alive >= 2, "{alive} signs of life beside {heard} news");
+        assert!(heard > 20);
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn triggers_that_come_go_or_rest_for_a_moment_are_told_by_the_next_sign_of_life() {
+        let database = TestDatabase::create(false).await;
+        let listening = database.open(1);
+        let (mut events, task) = listener(&listening);
+        assert_eq!(next(&mut events).await, CONNECTED);
+        let disable = "ALTER TABLE platform.users DISABLE TRIGGER studio_session_events_update";
+        let enable = "ALTER TABLE platform.users ENABLE ALWAYS TRIGGER studio_session_events_update";
+        let rest = format!("BEGIN; {disable}; {enable}; COMMIT");
+        let install = super::super::INSTALL_TRIGGERS;
+        let uninstall = super::super::UNINSTALL_TRIGGERS;
+        let mut complaints = 0;
+        for (sql, triggers) in
+            [(install, true), (disable, false), (enable, true), (&rest, true), (install, true), (uninstall, false)]
+        {
+            database.run(sql).await;
+            // What they did not announce meanwhile is not known.
+            until(&mut events, Event::ForgetAll).await;
+            assert_eq!(any(&mut events).await, Event::Alive { triggers });
+            complaints += usize::from(listening.findings().await.unwrap().triggers.complaint().is_some());
+        }
+        assert_eq!(complaints, 1, "the findings follow, so that it is said once");
+        database.run(install).await;
+        until(&mut events, Event::Alive { triggers: true }).await;
+        database.run(&format!("SELECT pg_terminate_backend(pid) {LISTENERS}")).await;
+        until(&mut events, Event::Lost).await;
+        assert_eq!(any(&mut events).await, Event::Probing);
+        assert_eq!(any(&mut events).await, Event::Connected { triggers: true });
+        let user = database.user("a@x.io").await;
+        database.session(&user, "a", "now() + interval '1 hour'").await;
+        database.run("TRUNCATE platform.user_sessions").await;
+        until(&mut events, Event::ForgetAll).await;
+        task.abort();
     }
 
     #[tokio::test]
@@ -270,7 +366,7 @@ mod tests {
         let database = TestDatabase::create(false).await;
         let proxy = database.proxy().await;
         let (mut events, task) = listener(&open(&proxy));
-        assert_eq!(next(&mut events).await, Event::Connected);
+        assert_eq!(next(&mut events).await, CONNECTED);
         proxy.until_clients(1).await;
         proxy.freeze();
         task.abort();
@@ -296,7 +392,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(events.try_recv().is_err());
         proxy.refuse(false);
-        assert_eq!(next(&mut events).await, Event::Connected);
+        assert_eq!(next(&mut events).await, CONNECTED);
         task.abort();
     }
 }

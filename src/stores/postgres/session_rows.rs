@@ -5,67 +5,21 @@
 //! trip earlier.
 
 use super::Postgres;
+use super::errors::updates_fail;
 use super::pool::{Kind, Statement};
 use crate::error::{Error, Result};
 use crate::keys::TokenHash;
-use crate::session::SessionWithUser;
+use crate::session::{Session, SessionWithUser, UserSessionStats};
 use crate::stores::{Found, Named, SessionRows, Which};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use std::time::{Duration, SystemTime};
+use uuid::Uuid;
 
 /// 9999-12-31T23:59:59.999Z, the last moment that ISO 8601 writes with four digits, in microseconds since 1970.
 const LAST_MICROSECOND: i64 = 253_402_300_799_999_000;
 
-/// Who may be let in: the session has not expired, and its user is neither deleted nor banned.
-macro_rules! valid {
-    () => {
-        "s.expires_at > statement_timestamp() AND u.deleted_at IS NULL \
-         AND (u.banned_until IS NULL OR u.banned_until <= statement_timestamp())"
-    };
-}
-
-/// A time as ISO 8601 with milliseconds. `infinity` and what lies outside four-digit years becomes their last or
-/// first moment.
-macro_rules! iso {
-    ($time:literal) => {
-        concat!(
-            "to_char(greatest(least(",
-            $time,
-            ", '9999-12-31T23:59:59.999Z'), '0001-01-01T00:00:00Z') AT TIME ZONE 'UTC', \
-             'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
-        )
-    };
-}
-
-/// Tells every listening process to forget a token. What is stored and is no SHA-256 might be a token itself: it is
-/// not told to anybody, and no process can have a copy under it.
-macro_rules! notify {
-    ($token:literal) => {
-        concat!("CASE WHEN ", $token, " ~ '^[0-9a-f]{64}$' THEN pg_notify('studio_sessions', ", $token, ")::text END")
-    };
-}
-
-/// Times that the row leaves open are told by each other, or are 1970: an answer must not change with every read.
-const FIND: Statement = Statement {
-    kind: Kind::Read,
-    sql: concat!(
-        "SELECT s.id::text AS id, s.user_id::text AS user_id, s.token::text AS token, ",
-        iso!("s.expires_at"),
-        " AS expires_at, ",
-        iso!("coalesce(s.last_activity_at, s.created_at, '1970-01-01T00:00:00Z')"),
-        " AS last_activity_at, ",
-        iso!("coalesce(s.created_at, s.last_activity_at, '1970-01-01T00:00:00Z')"),
-        " AS created_at, ",
-        "abbrev(s.ip_address) AS ip_address, s.user_agent::text AS user_agent, u.email::text AS email, ",
-        "u.first_name::text AS first_name, u.last_name::text AS last_name, u.username::text AS username, ",
-        "(extract(epoch FROM least(s.expires_at, '9999-12-31T23:59:59.999Z') - statement_timestamp()) * 1000000)::int8 \
-         AS remaining ",
-        "FROM platform.user_sessions s JOIN platform.users u ON u.id = s.user_id ",
-        "WHERE s.token = $1 AND ",
-        valid!(),
-    ),
-};
+const FIND: Statement = Statement { kind: Kind::Read, sql: find!("s.token = $1") };
 
 /// The same rows, named, announced or deleted.
 struct Selected {
@@ -75,7 +29,7 @@ struct Selected {
 }
 
 macro_rules! selected {
-    ($condition:literal) => {
+    ($condition:literal, $delete:expr) => {
         Selected {
             name: Statement {
                 kind: Kind::Read,
@@ -84,31 +38,36 @@ macro_rules! selected {
             announce: Statement {
                 kind: Kind::Read,
                 sql: concat!(
-                    "SELECT s.token::text AS token, ",
-                    notify!("s.token"),
-                    " FROM platform.user_sessions s WHERE ",
-                    $condition
-                ),
-            },
-            delete: Statement {
-                kind: Kind::Write,
-                sql: concat!(
-                    "WITH gone AS (DELETE FROM platform.user_sessions s WHERE ",
+                    "WITH named AS MATERIALIZED (SELECT s.token FROM platform.user_sessions s WHERE ",
                     $condition,
-                    " RETURNING s.token) ",
-                    "SELECT token::text AS token, ",
-                    notify!("token"),
-                    " FROM gone"
+                    "), ",
+                    tell!("named")
                 ),
             },
+            delete: Statement { kind: Kind::Write, sql: $delete },
         }
+    };
+    (one $condition:literal) => {
+        selected!(
+            $condition,
+            concat!(
+                "WITH gone AS (DELETE FROM platform.user_sessions s WHERE ",
+                $condition,
+                " RETURNING s.token), ",
+                tell!("gone")
+            )
+        )
+    };
+    // Locked in the order in which activity is written, so that neither can be the other's deadlock.
+    (many $condition:literal) => {
+        selected!($condition, delete_those!($condition, " ORDER BY s.id FOR UPDATE"))
     };
 }
 
-const BY_ID: Selected = selected!("s.id = $1::text::uuid");
-const BY_TOKEN: Selected = selected!("s.token = $1");
-const BY_USER: Selected = selected!("s.user_id = $1::text::uuid");
-const OTHERS: Selected = selected!("s.user_id = $1::text::uuid AND s.id <> $2::text::uuid");
+const BY_ID: Selected = selected!(one "s.id = $1::text::uuid");
+const BY_TOKEN: Selected = selected!(one "s.token = $1");
+const BY_USER: Selected = selected!(many "s.user_id = $1::text::uuid");
+const OTHERS: Selected = selected!(many "s.user_id = $1::text::uuid AND s.id <> $2::text::uuid");
 
 /// The interval is a double inside: exact until the year 2255, and to 32 us after that.
 const ROTATE: Statement = Statement {
@@ -118,10 +77,8 @@ const ROTATE: Statement = Statement {
         "expires_at = '1970-01-01T00:00:00Z'::timestamptz + $3::text::int8 * interval '1 microsecond' ",
         "FROM platform.users u WHERE u.id = s.user_id AND s.token = $1 AND ",
         valid!(),
-        " RETURNING $1::text AS token) ",
-        "SELECT ",
-        notify!("token"),
-        " FROM rotated",
+        " RETURNING $1::text AS token), ",
+        tell!("rotated"),
     ),
 };
 
@@ -144,15 +101,20 @@ impl Postgres {
             Which::User(user) => self.fetch(statement, &[user]).await,
             Which::Others { user, except } => self.fetch(statement, &[user, except]).await,
         }?;
+        self.told(&rows)
+    }
+
+    /// Rows with a column `token`.
+    pub(super) fn told(&self, rows: &[PgRow]) -> Result<Named> {
         let mut named = Named { rows: rows.len() as u64, tokens: Vec::with_capacity(rows.len()) };
-        for row in &rows {
+        for row in rows {
             let token: &str = row.try_get("token").map_err(|error| self.unreadable(error))?;
             named.tokens.extend(TokenHash::from_hex(token));
         }
         Ok(named)
     }
 
-    fn unreadable(&self, error: sqlx::Error) -> Error {
+    pub(super) fn unreadable(&self, error: sqlx::Error) -> Error {
         super::errors::translate(self.server(), error)
     }
 }
@@ -182,9 +144,37 @@ impl SessionRows for Postgres {
             Err(error) => Err(why_not_rotated(error)),
         }
     }
+
+    async fn find_all(&self, tokens: &[TokenHash]) -> Result<Vec<(TokenHash, Found)>> {
+        self.rows_of_tokens(tokens).await
+    }
+
+    async fn newest(&self, limit: u32, within: Duration) -> Result<Vec<TokenHash>> {
+        self.newest_tokens(limit, within).await
+    }
+
+    async fn of_user(&self, user: &str) -> Result<Vec<Session>> {
+        self.rows_of_user(user).await
+    }
+
+    async fn stats_of_user(&self, user: &str) -> Result<UserSessionStats> {
+        self.row_of_stats(user).await
+    }
+
+    async fn delete_expired(&self, most: u32) -> Result<Named> {
+        self.delete_expired_rows(most).await
+    }
+
+    async fn delete_inactive(&self, idle: Duration, most: u32) -> Result<Named> {
+        self.delete_inactive_rows(idle, most).await
+    }
+
+    async fn write_activity(&self, active: &[(Uuid, Duration)]) -> Result<()> {
+        self.update_activity(active).await
+    }
 }
 
-fn found(row: &PgRow) -> sqlx::Result<Found> {
+pub(super) fn found(row: &PgRow) -> sqlx::Result<Found> {
     let remaining: i64 = row.try_get("remaining")?;
     Ok(Found {
         session: SessionWithUser {
@@ -217,12 +207,7 @@ fn why_not_rotated(error: Error) -> Error {
         Some("23505") => Error::range_error("newToken is already in use by another session."),
         Some("23514") => Error::range_error(format!("expiresAt is not allowed by the table of sessions: {error}")),
         // All columns that the statement names were found to exist, so a trigger names another one.
-        Some("42703") => Error::SessionStore {
-            reason: "A trigger of platform.user_sessions uses a column that the table does not have, so every update \
-                     of a session fails. Drop the trigger, or add the column."
-                .into(),
-            source: Some(error.into()),
-        },
+        Some("42703") => updates_fail(error),
         _ => error,
     }
 }
@@ -231,7 +216,7 @@ fn why_not_rotated(error: Error) -> Error {
 mod tests {
     use super::*;
     use crate::stores::postgres::PostgresOptions;
-    use crate::stores::postgres::notifications::CHANNEL;
+    use crate::stores::postgres::listener::CHANNEL;
     use crate::stores::postgres::testing::{TestDatabase, token};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -380,13 +365,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn many_tokens_are_told_in_few_messages() {
+        let database = TestDatabase::create(false).await;
+        let user = database.user("a@x.io").await;
+        for installed in [false, true] {
+            database
+                .run(&format!(
+                    "INSERT INTO platform.user_sessions (user_id, token, expires_at) SELECT '{user}', \
+                     encode(sha256(n::text::bytea), 'hex'), {IN_AN_HOUR} FROM generate_series(1, 250) AS n"
+                ))
+                .await;
+            let mut announced = database.announced().await;
+            let postgres = database.open(1);
+            if installed {
+                postgres.install_triggers().await.unwrap();
+            }
+            for delete in [false, true] {
+                let named = match delete {
+                    false => postgres.announce(Which::User(&user)).await,
+                    true => postgres.delete(Which::User(&user)).await,
+                };
+                let payloads = announced.payloads(&database).await;
+                let counts: Vec<_> = payloads.iter().map(|payload| payload.split(' ').count()).collect();
+                assert_eq!(counts, [100, 100, 50], "what the triggers say again is dropped");
+                assert!(payloads.iter().all(|payload| payload.len() <= 6499));
+                let mut named: Vec<_> = named.unwrap().tokens.iter().map(|token| token.to_hex()).collect();
+                named.sort();
+                assert_eq!(payloads.join(" "), named.join(" "));
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_stored_token_that_is_no_hash_is_deleted_and_told_to_nobody() {
         let database = TestDatabase::create(false).await;
         let user = database.user("a@x.io").await;
         let id = database.session(&user, "t", IN_AN_HOUR).await;
         database.run("UPDATE platform.user_sessions SET token = repeat('raw', 2700)").await;
-        let named = database.open(1).delete(Which::Id(&id)).await.unwrap();
-        assert_eq!(named, Named { rows: 1, tokens: vec![] });
+        let mut announced = database.announced().await;
+        let postgres = database.open(1);
+        postgres.install_triggers().await.unwrap();
+        assert_eq!(postgres.announce(Which::User(&user)).await.unwrap(), Named { rows: 1, tokens: vec![] });
+        assert_eq!(postgres.delete(Which::Id(&id)).await.unwrap(), Named { rows: 1, tokens: vec![] });
+        assert_eq!(announced.payloads(&database).await, [""; 0]);
     }
 
     #[tokio::test]
@@ -427,7 +448,7 @@ mod tests {
         let postgres = database.open(1);
         let error = postgres.rotate(token("t"), token("u"), SystemTime::now() + HOUR).await.unwrap_err();
         assert_eq!(error.code(), "ERR_SESSION_STORE");
-        assert!(error.to_string().contains("Drop the trigger"), "{error}");
+        assert!(error.to_string().contains("sql/fix_activity_trigger.sql"), "{error}");
         assert!(postgres.find(token("t")).await.unwrap().is_some());
         assert_eq!(postgres.delete(Which::Token(token("t"))).await.unwrap().tokens, [token("t")]);
     }

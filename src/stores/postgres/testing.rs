@@ -1,9 +1,11 @@
 //! A database for each test, on the server that DATABASE_URL names.
 
+use super::listener::CHANNEL;
 use super::{Postgres, PostgresOptions};
 use crate::keys::TokenHash;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener};
 use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +87,8 @@ impl TestDatabase {
         self.run(&sql.replace("{role}", name)).await;
     }
 
-    async fn text(&self, sql: &str) -> String {
+    /// The first column of the one row of an answer.
+    pub async fn text(&self, sql: &str) -> String {
         let mut connection = self.connection.lock().await;
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_one(&mut *connection).await.unwrap().get(0)
     }
@@ -141,6 +144,18 @@ impl TestDatabase {
         self.until("SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database()", "1").await;
     }
 
+    /// A connection of a test's own.
+    pub async fn connect(&self, url: &str) -> PgConnection {
+        connect(&Url::parse(url).unwrap()).await
+    }
+
+    /// What is said on the channel from now on.
+    pub async fn announced(&self) -> Announced {
+        let mut listener = PgListener::connect(&self.url).await.unwrap();
+        listener.listen(CHANNEL).await.unwrap();
+        Announced { listener }
+    }
+
     pub async fn proxy(&self) -> Proxy {
         Proxy::start(&self.url).await
     }
@@ -170,7 +185,35 @@ impl Drop for TestDatabase {
     }
 }
 
-/// A way to the server that can be frozen like a stopped process, or closed like a server that is away.
+/// Hears what is said on the channel, in the order of commits.
+pub struct Announced {
+    listener: PgListener,
+}
+
+impl Announced {
+    /// All that was said until now.
+    pub async fn payloads(&mut self, database: &TestDatabase) -> Vec<String> {
+        let fence = unique();
+        database.run(&format!("NOTIFY {CHANNEL}, '{fence}'")).await;
+        let mut payloads = Vec::new();
+        loop {
+            let payload = self.listener.recv().await.unwrap().payload().to_owned();
+            if payload == fence {
+                return payloads;
+            }
+            payloads.push(payload);
+        }
+    }
+
+    /// The words of what was said until now, each once.
+    pub async fn words(&mut self, database: &TestDatabase) -> BTreeSet<String> {
+        let payloads = self.payloads(database).await;
+        payloads.iter().flat_map(|payload| payload.split(' ')).map(str::to_owned).collect()
+    }
+}
+
+/// A way to the server that can be frozen like a stopped process, closed like a server that is away, or lose every
+/// notification.
 pub struct Proxy {
     pub url: String,
     state: Arc<watch::Sender<State>>,
@@ -183,6 +226,7 @@ enum State {
     Open,
     Frozen,
     Refusing,
+    Deaf,
 }
 
 impl Proxy {
@@ -221,6 +265,15 @@ impl Proxy {
                     read = client.read_buf(&mut held) => if !matches!(read, Ok(1..)) { return },
                     _ = state.changed() => {}
                 },
+                State::Deaf => {
+                    let (mut from_client, mut to_client) = client.split();
+                    let (mut from_server, mut to_server) = server.split();
+                    tokio::select! {
+                        _ = tokio::io::copy(&mut from_client, &mut to_server) => return,
+                        _ = Self::without_notifications(&mut from_server, &mut to_client) => return,
+                        _ = state.changed() => {}
+                    }
+                }
                 State::Open => {
                     if server.write_all(&std::mem::take(&mut held)).await.is_err() {
                         return;
@@ -232,6 +285,29 @@ impl Proxy {
                 }
             }
         }
+    }
+
+    /// Messages are a letter and a length that counts itself.
+    async fn without_notifications(
+        from: &mut (impl AsyncReadExt + Unpin),
+        to: &mut (impl AsyncWriteExt + Unpin),
+    ) -> std::io::Result<()> {
+        loop {
+            let letter = from.read_u8().await?;
+            let length = from.read_u32().await?;
+            let mut body = vec![0; length as usize - 4];
+            from.read_exact(&mut body).await?;
+            if letter != b'A' {
+                to.write_u8(letter).await?;
+                to.write_u32(length).await?;
+                to.write_all(&body).await?;
+            }
+        }
+    }
+
+    /// Loses every notification from now on. Nothing must be on its way just now.
+    pub fn deafen(&self) {
+        self.state.send_replace(State::Deaf);
     }
 
     pub fn freeze(&self) {

@@ -41,37 +41,65 @@ pub struct Connection {
     ending: EndOnDrop,
     stream: Arc<Stream>,
     decoder: Decoder,
-    news: News,
+    ears: Arc<dyn Ears>,
     probed: bool,
 }
 
-/// Gets pushes, in their order.
-type News = Box<dyn Fn(Vec<Value>) + Send>;
+/// Who hears what the server says without being asked, and of signs of life. Called on the task that drives the connection, in
+/// the order in which things arrive: a reply that came before a push was handed out before it.
+pub trait Ears: Send + Sync {
+    /// A push. Confirmations of subscriptions are not among them: those are replies.
+    fn pushed(&self, _: Vec<Value>) {}
+
+    /// A probe is about to be sent.
+    fn probing(&self) {}
+
+    /// The probe was answered. Whatever was pushed before the server saw it has been handed out.
+    fn alive(&self) {}
+}
+
+impl<F: Fn(Vec<Value>) + Send + Sync> Ears for F {
+    fn pushed(&self, items: Vec<Value>) {
+        self(items);
+    }
+}
+
+/// How a connection begins.
+pub struct Introduction<'a> {
+    pub url: &'a RedisUrl,
+    /// Names the server in errors.
+    pub server: &'a Arc<str>,
+    /// What the connection calls itself.
+    pub name: &'a str,
+    /// Writes to keys that begin like this are to be pushed, by whomever.
+    pub pushes: Option<&'a str>,
+}
 
 impl Connection {
-    /// Connects, introduces itself as `name` and learns who the server is.
+    /// Connects, introduces itself and learns who the server is.
     ///
     /// # Errors
     /// [`Error::Connection`] with the cause: refused, too slow, bad credentials, too old a server.
-    pub async fn open(url: &RedisUrl, server: &Arc<str>, name: &str, limit: usize) -> Result<Self> {
+    pub async fn open(introduction: Introduction<'_>, limit: usize) -> Result<Self> {
+        let Introduction { url, server, .. } = introduction;
         let fault = |reason: String| Error::Connection { server: server.clone(), reason };
         let late = |what: &str| fault(format!("no {what} within {} ms", CONNECT_DEADLINE.as_millis()));
         let connected = timeout(CONNECT_DEADLINE, Stream::connect(&url.address)).await;
         let stream = connected.map_err(|_| late("connection"))?.map_err(|error| fault(error.to_string()))?;
         let mut decoder = Decoder::default();
-        let info = timeout(CONNECT_DEADLINE, shake_hands(&stream, &mut decoder, url, name))
+        let info = timeout(CONNECT_DEADLINE, shake_hands(&stream, &mut decoder, &introduction))
             .await
             .map_err(|_| late("answer to the handshake"))?
             .map_err(fault)?;
         let stream = Arc::new(stream);
         let link = Link::new(server.clone(), info, limit, &stream);
         let ending = EndOnDrop(link.clone());
-        Ok(Self { link, ending, stream, decoder, news: Box::new(|_| {}), probed: true })
+        Ok(Self { link, ending, stream, decoder, ears: Arc::new(|_: Vec<Value>| {}), probed: true })
     }
 
-    /// Hands pushes to `news`. Confirmations of subscriptions are not among them: those are replies.
-    pub fn hearing(self, news: impl Fn(Vec<Value>) + Send + 'static) -> Self {
-        Self { news: Box::new(news), ..self }
+    /// Tells `ears` of pushes and signs of life.
+    pub fn hearing(self, ears: Arc<dyn Ears>) -> Self {
+        Self { ears, ..self }
     }
 
     /// Leaves it to the kernel to find out whether the server is there: a command may block the connection.
@@ -86,11 +114,11 @@ impl Connection {
 
     /// Moves bytes until the connection is lost, and returns why. Dropping the future closes the connection.
     pub async fn drive(self) -> Lost {
-        let Self { link, ending, stream, decoder, news, probed } = self;
+        let Self { link, ending, stream, decoder, ears, probed } = self;
         let error = tokio::select! {
-            Err(error) = read(&link, &stream, decoder, news) => error,
+            Err(error) = read(&link, &stream, decoder, &*ears) => error,
             Err(error) = link.write(&stream) => error,
-            Err(error) = watch(&link), if probed => error,
+            Err(error) = watch(&link, &*ears), if probed => error,
             Err(error) = link.watch_deadlines() => error,
         };
         let again = link.end(&error);
@@ -109,13 +137,13 @@ impl Drop for EndOnDrop {
     }
 }
 
-/// HELLO, SELECT and INFO in one write. The error is a reason without secrets.
+/// HELLO, SELECT, INFO and CLIENT TRACKING in one write. The error is a reason without secrets.
 async fn shake_hands(
     stream: &Stream,
     decoder: &mut Decoder,
-    url: &RedisUrl,
-    name: &str,
+    introduction: &Introduction<'_>,
 ) -> std::result::Result<ServerInfo, String> {
+    let Introduction { url, name, pushes, .. } = *introduction;
     let database = url.database.to_string();
     let mut hello = vec!["HELLO", "3"];
     if let Some(password) = &url.password {
@@ -126,6 +154,11 @@ async fn shake_hands(
     encode(&mut bytes, &hello);
     encode(&mut bytes, &["SELECT", &database]);
     encode(&mut bytes, &["INFO", "server"]);
+    if let Some(prefix) = pushes {
+        // By prefix, and of everybody's writes, this connection's own included: that does not depend on what was read here
+        // before.
+        encode(&mut bytes, &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix]);
+    }
     write(stream, &bytes).await.map_err(|error| error.to_string())?;
 
     match next_reply(stream, decoder).await? {
@@ -139,6 +172,13 @@ async fn shake_hands(
         return Err(format!("database {database} cannot be selected ({text})"));
     }
     let info = next_reply(stream, decoder).await?;
+    let not_pushed = match pushes {
+        None => None,
+        Some(_) => match next_reply(stream, decoder).await? {
+            Value::Error(text) => Some(text),
+            _ => None,
+        },
+    };
     let field = |name: &str| {
         let lines = info.as_str().unwrap_or_default().lines();
         lines.filter_map(|line| line.split_once(':')).find(|(key, _)| *key == name).map(|(_, value)| value.trim())
@@ -146,6 +186,8 @@ async fn shake_hands(
     Ok(ServerInfo {
         run_id: field("run_id").filter(|id| !id.is_empty()).map(Arc::from),
         version: field("redis_version").map(str::to_owned),
+        pushes: pushes.is_some() && not_pushed.is_none(),
+        not_pushed,
     })
 }
 
@@ -177,7 +219,7 @@ async fn next_reply(stream: &Stream, decoder: &mut Decoder) -> std::result::Resu
 }
 
 /// Reads replies. All that arrived at once are handed out at once, so that JavaScript is woken once for them.
-async fn read(link: &Link, stream: &Stream, mut decoder: Decoder, news: News) -> Result<Infallible> {
+async fn read(link: &Link, stream: &Stream, mut decoder: Decoder, ears: &dyn Ears) -> Result<Infallible> {
     let mut replies = Vec::new();
     loop {
         let understood = loop {
@@ -186,7 +228,7 @@ async fn read(link: &Link, stream: &Stream, mut decoder: Decoder, news: News) ->
                 Ok(Some(Incoming::Push(items))) if is_confirmation(&items) => replies.push(Value::Null),
                 Ok(Some(Incoming::Push(items))) => {
                     link.receive(&mut replies)?;
-                    news(items);
+                    ears.pushed(items);
                 }
                 Ok(None) => break Ok(()),
                 Err(malformed) => break Err(link.broken(malformed)),
@@ -213,9 +255,10 @@ fn silence(link: &Link) -> Error {
 
 /// Sends a probe again and again, and declares the link dead if nothing arrives after one, or if something else is its
 /// answer: then every later answer would be somebody else's, too.
-async fn watch(link: &Link) -> Result<Infallible> {
+async fn watch(link: &Link, ears: &dyn Ears) -> Result<Infallible> {
     loop {
         sleep(PROBE_AFTER).await;
+        ears.probing();
         // A full outbox needs no probe: its commands wait for an answer as well.
         let Ok(mut answer) = link.submit(&["PING"]) else {
             if link.silent_for() < PROBE_AFTER + PROBE_PATIENCE {
@@ -235,9 +278,9 @@ async fn watch(link: &Link) -> Result<Infallible> {
             }
         };
         match answer {
-            Ok(Ok(Value::Text(text))) if text == "PONG" => {}
+            Ok(Ok(Value::Text(text))) if text == "PONG" => ears.alive(),
             // This user may not PING. That is an answer, too.
-            Ok(Err(Error::Reply { .. })) => {}
+            Ok(Err(Error::Reply { .. })) => ears.alive(),
             Ok(Err(lost)) => return Err(lost),
             _ => return Err(link.broken("its replies are out of step: a PING got another command's")),
         }
@@ -272,7 +315,7 @@ mod tests {
     }
 
     async fn open(url: &RedisUrl) -> Result<Connection> {
-        Connection::open(url, &"Redis".into(), "test", 2).await
+        Connection::open(Introduction { url, server: &"Redis".into(), name: "test", pushes: None }, 2).await
     }
 
     async fn driven(answers: Vec<&'static [u8]>) -> (Link, JoinHandle<Lost>) {

@@ -1,7 +1,7 @@
 //! A lane: one connection after another to the same server, each replaced when it is lost, until the lane is closed.
 
-use super::connection::{Connection, Lost};
-use super::link::{CLOSED, Link};
+use super::connection::{Connection, Ears, Introduction, Lost};
+use super::link::{CLOSED, Link, ServerInfo};
 use crate::error::{Error, Result};
 use crate::random;
 use crate::redis_request::Batch;
@@ -31,34 +31,46 @@ pub struct Plan {
     pub name: String,
     /// Requests that may be unanswered on a connection.
     pub limit: usize,
+    /// Writes to keys that begin like this are to be pushed.
+    pub pushes: Option<String>,
     advised: AtomicBool,
 }
 
 impl Plan {
-    pub fn new(url: RedisUrl, server: Arc<str>, name: String, limit: usize) -> Arc<Self> {
-        Arc::new(Self { url, server, name, limit, advised: AtomicBool::new(false) })
+    pub fn new(url: RedisUrl, server: Arc<str>, name: String, limit: usize) -> Self {
+        Self { url, server, name, limit, pushes: None, advised: AtomicBool::new(false) }
     }
 }
 
 /// Whom a lane tells of what happens to it.
-pub trait Owner: Send + Sync + 'static {
+pub trait Owner: Ears + 'static {
     /// The lane is up, or down, or being connected.
-    fn changed(&self);
-
-    /// A connection was lost with requests that may be sent again.
-    fn orphaned(&self, batch: Batch, error: &Error);
-}
-
-/// A lane that belongs to nobody: whoever sends on it decides himself what becomes of a lost command.
-struct Nobody;
-
-impl Owner for Nobody {
     fn changed(&self) {}
 
+    /// A connection is about to be made.
+    fn connecting(&self) {}
+
+    /// A connection was made, and nobody has got it yet.
+    fn connected(&self, _: &ServerInfo) {}
+
+    /// A connection was lost, and nobody gets replies from it any more.
+    fn lost(&self) {}
+
+    /// A connection was lost with requests that may be sent again.
     fn orphaned(&self, batch: Batch, error: &Error) {
         batch.settle(&Err(error.clone()));
     }
 }
+
+/// A lane that belongs to nobody: whoever sends on it decides himself what becomes of a lost command.
+#[cfg(test)]
+struct Nobody;
+
+#[cfg(test)]
+impl Ears for Nobody {}
+
+#[cfg(test)]
+impl Owner for Nobody {}
 
 /// What a lane is doing.
 #[derive(Clone)]
@@ -79,8 +91,9 @@ pub struct Lane {
 
 impl Lane {
     /// A lane of nobody's.
-    pub fn new(plan: Arc<Plan>) -> Self {
-        Self::owned(plan, Arc::new(Nobody))
+    #[cfg(test)]
+    pub fn new(plan: Plan) -> Self {
+        Self::owned(Arc::new(plan), Arc::new(Nobody))
     }
 
     pub fn owned(plan: Arc<Plan>, owner: Arc<dyn Owner>) -> Self {
@@ -133,6 +146,7 @@ impl Lane {
 
     /// Closes the connection; what is unanswered fails with `error`. The lane is of no more use.
     pub fn close(&self, error: &Error) {
+        self.owner.lost();
         self.closed.store(true, Relaxed);
         if let Some(supervisor) = self.supervisor.get() {
             supervisor.abort();
@@ -160,14 +174,20 @@ async fn supervise(plan: Arc<Plan>, owner: Arc<dyn Owner>, status: watch::Sender
     };
     loop {
         let begun = Instant::now();
-        let error = match Connection::open(&plan.url, &plan.server, &plan.name, plan.limit).await {
+        owner.connecting();
+        let Plan { url, server, name, pushes, .. } = &*plan;
+        let introduction = Introduction { url, server, name, pushes: pushes.as_deref() };
+        let error = match Connection::open(introduction, plan.limit).await {
             Ok(connection) => {
                 told = false;
                 plan.advise(&connection.link());
                 let link = connection.link();
                 let answered = || link.has_heard();
+                owner.connected(link.info());
                 tell(Status::Up(link.clone()));
-                let Lost { error, again } = connection.drive().await;
+                let ears: Arc<dyn Ears> = owner.clone();
+                let Lost { error, again } = connection.hearing(ears).drive().await;
+                owner.lost();
                 tracing::warn!(server = %plan.server, connection = plan.name, "lost: {error}");
                 // A server that has answered is worth waiting for: the next connection is tried at once, or after the
                 // shortest pause if this one was short.
@@ -208,6 +228,10 @@ impl Plan {
         if info.run_id.is_none() {
             tracing::warn!(server = %self.server, "does not tell its run id, so no session is read from it; \
                 allow INFO to this user (ACL SETUSER ... +info).");
+        }
+        if let Some(reason) = &info.not_pushed {
+            tracing::warn!(server = %self.server, "does not push invalidations ({reason}), so no session is kept in the \
+                process; allow CLIENT TRACKING to this user (ACL SETUSER ... +client|tracking).");
         }
         if info.version.as_deref().and_then(major_minor).is_some_and(|version| version < OLDEST_VERSION) {
             let version = info.version.as_deref().unwrap_or_default();

@@ -31,6 +31,10 @@ pub struct ServerInfo {
     pub run_id: Option<Arc<str>>,
     /// `redis_version`, such as `7.0.15`.
     pub version: Option<String>,
+    /// Writes are pushed on this connection, as was asked for.
+    pub pushes: bool,
+    /// Why they are not, though it was asked for.
+    pub not_pushed: Option<String>,
 }
 
 /// When a batch leaves.
@@ -119,7 +123,9 @@ impl Link {
         // Who asks in this way decides himself what becomes of a lost command, and when he has waited enough.
         let answered = Box::new(move |result| drop(reply.send(result)));
         let batch = Batch::of(bytes, None, answered);
-        self.send_batch(batch, Departure::Soon).map_err(|(error, _)| error)?;
+        // Alone it goes at once; the writer collects what comes while others are under way.
+        let departure = if self.unanswered() == 0 { Departure::Now } else { Departure::Soon };
+        self.send_batch(batch, departure).map_err(|(error, _)| error)?;
         Ok(receiver)
     }
 

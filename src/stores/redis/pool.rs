@@ -3,6 +3,7 @@
 //! A pool opens as many lanes as its least size at the first command, more while the least busy one is very busy, and
 //! closes those again that nobody needed for a while.
 
+use super::connection::Ears;
 use super::lane::{Lane, Owner, Plan, Status};
 use super::link::{Departure, Link};
 use crate::config::REDIS_DEADLINE;
@@ -80,9 +81,10 @@ enum Way {
 
 impl Pool {
     /// Plans a pool on `runtime`; connects nothing.
-    pub fn new(plan: Arc<Plan>, sizes: Sizes, runtime: Handle) -> Self {
+    pub fn new(plan: Plan, sizes: Sizes, runtime: Handle) -> Self {
         let lanes = Mutex::new(Lanes { sizes, members: Vec::new(), closed: None });
         let changed = watch::Sender::new(());
+        let plan = Arc::new(plan);
         Self(Arc::new_cyclic(|this| Shared { plan, runtime, lanes, changed, this: this.clone() }))
     }
 
@@ -211,6 +213,8 @@ impl Shared {
 
 /// What a lane sees of its pool.
 struct Parent(Weak<Shared>);
+
+impl Ears for Parent {}
 
 impl Owner for Parent {
     fn changed(&self) {

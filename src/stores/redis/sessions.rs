@@ -1,16 +1,20 @@
 //! Copies of sessions in Redis, fenced by leases: see `read_or_lease.lua` and `fill.lua`.
 
-use super::lane::Lane;
+use super::lane::{Lane, Status};
+use super::link::Link;
 use super::script::Script;
+use super::seal::{Seal, Sealed};
+use crate::config::MAX_TTL;
 use crate::error::{Error, Result};
 use crate::keys::{Keys, TokenHash};
 use crate::random;
 use crate::redis_value::Value;
-use crate::session::SessionWithUser;
+use crate::session::{Disbelief, SessionWithUser};
 use crate::stores::{Lease, Lookup, SessionCopies};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Of the entries in Redis. A copy of another version is a miss, so that old and new instances run side by side.
 const FORMAT_VERSION: &str = "1";
@@ -21,77 +25,96 @@ const LEASE_MILLIS: &str = "6000";
 /// Keys that one batch of deletions names; more are sent in turns, so that others get in between.
 const FORGET_BATCH: usize = 500;
 
+/// Longest session that is copied, as JSON. What is longer was not written here, and a session that is longer is left to
+/// Postgres.
+const LONGEST_SESSION: usize = 512 * 1024;
+
+/// Longest nonce or run id of a lease. Ours have about 40 bytes.
+const LONGEST_NAME: usize = 128;
+
 /// The session lane's side of the store.
 pub struct RedisSessions {
     lane: Arc<Lane>,
     keys: Keys,
+    seal: Seal,
     read_or_lease: Script,
     fill: Script,
     /// Differs from process to process, so that two can never give a lease the same nonce.
     origin: u64,
     leases: AtomicU64,
+    /// An unsealed or unreadable entry is news once; the metrics count them.
+    warned: [AtomicBool; 2],
 }
 
 impl RedisSessions {
-    pub fn new(lane: Arc<Lane>, keys: Keys) -> Self {
+    pub fn new(lane: Arc<Lane>, keys: Keys, seal: Seal) -> Self {
         Self {
             lane,
             keys,
+            seal,
             read_or_lease: Script::new(include_str!("read_or_lease.lua")),
             fill: Script::new(include_str!("fill.lua")),
             origin: random::number(),
             leases: AtomicU64::new(0),
+            warned: Default::default(),
+        }
+    }
+
+    /// Whether there is a connection, and how many commands wait on it.
+    pub fn connection(&self) -> Option<usize> {
+        match self.lane.status() {
+            Status::Up(link) => Some(link.unanswered()),
+            Status::Connecting | Status::Down(_) => None,
         }
     }
 
     fn nonce(&self) -> String {
         format!("{:x}-{:x}-{:x}", self.origin, std::process::id(), self.leases.fetch_add(1, Relaxed))
     }
-}
 
-impl SessionCopies for RedisSessions {
-    async fn read_or_lease(&self, token: TokenHash, after: u64) -> Result<Lookup> {
-        let link = self.lane.link().await?;
-        let Some(run_id) = link.info().run_id.clone() else { return Ok(Lookup::Miss(None)) };
-        let (nonce, after) = (self.nonce(), after.to_string());
-        let arguments =
-            [FORMAT_VERSION.as_bytes(), run_id.as_bytes(), nonce.as_bytes(), LEASE_MILLIS.as_bytes(), after.as_bytes()];
-        let reply = self.read_or_lease.run(&link, &self.keys.session(&token), &arguments).await?;
-        match understood(&reply, token) {
-            Some(lookup) => Ok(lookup),
-            None => {
-                tracing::warn!("an entry of the session cache is unreadable and is removed");
-                self.forget(&[token]).await?;
-                Ok(Lookup::Miss(None))
-            }
+    /// A copy whose fields are all in order, or why it is not believed.
+    fn copy(
+        &self,
+        token: TokenHash,
+        run_id: &str,
+        fields: &[Value],
+        pushed: bool,
+    ) -> std::result::Result<Lookup, Disbelief> {
+        let [Value::Text(json), t0, ends, now, Value::Text(seal)] = fields else { return Err(Disbelief::Unreadable) };
+        let text = |value: &'_ Value| value.as_str().map(str::to_owned).ok_or(Disbelief::Unreadable);
+        let (t0, ends) = (text(t0)?, text(ends)?);
+        let key = self.keys.session(&token);
+        let sealed = Sealed { key: &key, version: FORMAT_VERSION, run_id, t0: &t0, ends: &ends, session: json };
+        if json.len() > LONGEST_SESSION {
+            return Err(Disbelief::Unreadable);
+        }
+        if !self.seal.verifies(&sealed, seal) {
+            return Err(Disbelief::Unsealed);
+        }
+        let micros = |text: &str| text.parse::<u64>().map_err(|_| Disbelief::Unreadable);
+        let (t0, ends, now) = (micros(&t0)?, micros(&ends)?, micros(now.as_str().unwrap_or_default())?);
+        // Nobody here writes one that lives longer, or that began later than now.
+        if t0 > now || u128::from(ends.saturating_sub(t0)) > MAX_TTL.as_micros() {
+            return Err(Disbelief::Unreadable);
+        }
+        let session = readable(json, token).ok_or(Disbelief::Unreadable)?;
+        let life = Duration::from_micros(ends.saturating_sub(now));
+        Ok(Lookup::Copy { session: Box::new(session), life, pushed })
+    }
+
+    fn warn(&self, disbelief: Disbelief) {
+        let (index, what) = match disbelief {
+            Disbelief::Unsealed => (0, "is sealed by no secret of SESSION_CACHE_SECRET"),
+            _ => (1, "is unreadable"),
+        };
+        if !self.warned[index].swap(true, Relaxed) {
+            tracing::warn!(
+                "an entry of the session cache {what} and is removed; getSessionCacheMetrics() counts more of them"
+            );
         }
     }
 
-    async fn fill(&self, token: TokenHash, lease: &Lease, session: &SessionWithUser, life: Duration) -> Result<bool> {
-        let link = self.lane.link().await?;
-        let ends = lease.since.saturating_add(u64::try_from(life.as_micros()).unwrap_or(u64::MAX));
-        let (t0, ends) = (lease.since.to_string(), ends.to_string());
-        let json = serde_json::to_vec(session).map_err(|fault| Error::Internal(fault.to_string()))?;
-        let arguments = [
-            lease.nonce.as_bytes(),
-            FORMAT_VERSION.as_bytes(),
-            lease.run_id.as_bytes(),
-            t0.as_bytes(),
-            ends.as_bytes(),
-            &json,
-        ];
-        Ok(self.fill.run(&link, &self.keys.session(&token), &arguments).await? == Value::Int(1))
-    }
-
-    async fn now(&self) -> Result<u64> {
-        let reply = self.lane.link().await?.send(&["TIME"]).await?;
-        let part = |index: usize| reply.as_array()?.get(index)?.as_str()?.parse::<u64>().ok();
-        let parts = part(0).zip(part(1));
-        parts.map(|(seconds, micros)| seconds * 1_000_000 + micros).ok_or_else(|| Error::Internal("no TIME".to_owned()))
-    }
-
-    async fn forget(&self, tokens: &[TokenHash]) -> Result<()> {
-        let link = self.lane.link().await?;
+    async fn remove(&self, link: &Link, tokens: &[TokenHash]) -> Result<()> {
         for batch in tokens.chunks(FORGET_BATCH) {
             let mut replies = Vec::with_capacity(batch.len());
             for token in batch {
@@ -105,20 +128,106 @@ impl SessionCopies for RedisSessions {
     }
 }
 
-/// Reads a script's reply; `None` for a copy that is no session, or another token's.
-fn understood(reply: &Value, token: TokenHash) -> Option<Lookup> {
-    match reply.as_array()? {
-        [Value::Int(1), Value::Text(json)] => {
-            let session: SessionWithUser = serde_json::from_slice(json).ok()?;
-            let own = TokenHash::from_hex(&session.token) == Some(token);
-            own.then(|| Lookup::Copy(Arc::new(session)))
+impl SessionCopies for RedisSessions {
+    async fn read_or_lease(&self, token: TokenHash, after: u64) -> Result<Lookup> {
+        let link = self.lane.link().await?;
+        let Some(run_id) = link.info().run_id.clone() else { return Ok(Lookup::Miss { lease: None, disbelief: None }) };
+        let (nonce, after) = (self.nonce(), after.to_string());
+        let arguments =
+            [FORMAT_VERSION.as_bytes(), run_id.as_bytes(), nonce.as_bytes(), LEASE_MILLIS.as_bytes(), after.as_bytes()];
+        let reply = self.read_or_lease.run(&link, &self.keys.session(&token), &arguments).await?;
+        let pushed = link.info().pushes;
+        let understood = match reply.as_array() {
+            Some([Value::Int(1), fields @ ..]) => self.copy(token, &run_id, fields, pushed),
+            Some([Value::Int(0), fields @ ..]) => missed(fields, &nonce, pushed).ok_or(Disbelief::Unreadable),
+            _ => Err(Disbelief::Unreadable),
+        };
+        match understood {
+            Ok(Lookup::Miss { lease, disbelief: Some(Disbelief::Unreadable) }) => {
+                self.warn(Disbelief::Unreadable);
+                Ok(Lookup::Miss { lease, disbelief: Some(Disbelief::Unreadable) })
+            }
+            Ok(lookup) => Ok(lookup),
+            Err(disbelief) => {
+                self.warn(disbelief);
+                self.remove(&link, &[token]).await?;
+                Ok(Lookup::Miss { lease: None, disbelief: Some(disbelief) })
+            }
         }
-        [Value::Int(0), nonce, run_id, since] => Some(Lookup::Miss(Some(Lease {
-            nonce: nonce.as_str()?.to_owned(),
-            run_id: run_id.as_str()?.to_owned(),
-            since: since.as_str()?.parse().ok()?,
-        }))),
+    }
+
+    async fn fill(&self, token: TokenHash, lease: &Lease, session: &str, life: Duration) -> Result<bool> {
+        if session.len() > LONGEST_SESSION {
+            return Ok(false);
+        }
+        let link = self.lane.link().await?;
+        let key = self.keys.session(&token);
+        let ends = lease.since.saturating_add(u64::try_from(life.as_micros()).unwrap_or(u64::MAX));
+        let (t0, ends) = (lease.since.to_string(), ends.to_string());
+        let (run_id, session) = (lease.run_id.as_str(), session.as_bytes());
+        let seal =
+            self.seal.seal(&Sealed { key: &key, version: FORMAT_VERSION, run_id, t0: &t0, ends: &ends, session });
+        let arguments = [
+            lease.nonce.as_bytes(),
+            FORMAT_VERSION.as_bytes(),
+            run_id.as_bytes(),
+            t0.as_bytes(),
+            ends.as_bytes(),
+            session,
+            seal.as_bytes(),
+        ];
+        Ok(self.fill.run(&link, &key, &arguments).await? == Value::Int(1))
+    }
+
+    async fn now(&self) -> Result<u64> {
+        let reply = self.lane.link().await?.send(&["TIME"]).await?;
+        let part = |index: usize| reply.as_array()?.get(index)?.as_str()?.parse::<u64>().ok();
+        let parts = part(0).zip(part(1));
+        parts.map(|(seconds, micros)| seconds * 1_000_000 + micros).ok_or_else(|| Error::Internal("no TIME".to_owned()))
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.lane.link().await?.send(&["PING"]).await.map(drop)
+    }
+
+    async fn forget(&self, tokens: &[TokenHash]) -> Result<()> {
+        self.remove(&self.lane.link().await?, tokens).await
+    }
+}
+
+/// A session of this token, as only this package writes it.
+fn readable(json: &[u8], token: TokenHash) -> Option<SessionWithUser> {
+    let session: SessionWithUser = serde_json::from_slice(json).ok()?;
+    let whole = TokenHash::from_hex(&session.token) == Some(token) && Uuid::try_parse(&session.id).is_ok();
+    (whole && !session.has_nul()).then_some(session)
+}
+
+/// The lease that a script left or found, and why it believed no copy.
+fn missed(fields: &[Value], nonce: &str, pushed: bool) -> Option<Lookup> {
+    let [name, run_id, since, why] = fields else { return None };
+    let named = |value: &Value| value.as_str().filter(|name| name.len() <= LONGEST_NAME).map(str::to_owned);
+    let (name, run_id) = (named(name)?, named(run_id)?);
+    let announced = pushed && name == nonce;
+    let since = since.as_str()?.parse().ok()?;
+    let disbelief = match why.as_str()? {
+        "version" => Some(Disbelief::OtherVersion),
+        "life" => Some(Disbelief::OtherLife),
+        "ended" => Some(Disbelief::Ended),
+        "news" => Some(Disbelief::OlderThanNews),
+        "unreadable" => Some(Disbelief::Unreadable),
         _ => None,
+    };
+    Some(Lookup::Miss { lease: Some(Lease { nonce: name, run_id, since, announced }), disbelief })
+}
+
+/// Whose keys a push of CLIENT TRACKING is about; `None` for every key: the server was flushed.
+pub fn pushed_tokens(keys: &Keys, push: &[Value]) -> Option<Vec<TokenHash>> {
+    match push {
+        [kind, names] if kind.as_str() == Some("invalidate") => match names {
+            Value::Array(names) => Some(names.iter().filter_map(|name| keys.token(name.as_str()?)).collect()),
+            _ => None,
+        },
+        _ => Some(Vec::new()),
     }
 }
 
@@ -142,10 +251,12 @@ mod tests {
     async fn fixture(test: &str) -> Fixture {
         let url = std::env::var("REDIS_URL").expect("REDIS_URL names a Redis for tests; `make test` starts one");
         let url = RedisUrl::parse("REDIS_URL", &url).unwrap();
-        let lane = Arc::new(Lane::new(Plan::new(url, "Redis".into(), format!("test:{test}"), 10_000)));
+        let mut plan = Plan::new(url, "Redis".into(), format!("test:{test}"), 10_000);
+        plan.pushes = Some(Keys::new(format!("{test}:")).sessions());
+        let lane = Arc::new(Lane::new(plan));
         let (keys, token) = (Keys::new(format!("{test}:")), TokenHash::of(test.as_bytes()).unwrap());
         let link = lane.link().await.unwrap();
-        let (store, key) = (RedisSessions::new(lane, keys.clone()), keys.session(&token));
+        let (store, key) = (RedisSessions::new(lane, keys.clone(), Seal::new(&[])), keys.session(&token));
         store.forget(&[token]).await.unwrap();
         Fixture { store, link, key, token }
     }
@@ -153,30 +264,31 @@ mod tests {
     impl Fixture {
         fn session(&self) -> SessionWithUser {
             serde_json::from_value(serde_json::json!({
-                "id": "i", "userId": "u", "token": self.token.to_hex(), "expiresAt": "", "lastActivityAt": "",
-                "createdAt": "", "email": "a@b.test", "firstName": null, "lastName": "Ünïcode \u{0} \"", "username": null,
+                "id": "11111111-1111-4111-8111-111111111111", "userId": "u", "token": self.token.to_hex(), "expiresAt": "", "lastActivityAt": "",
+                "createdAt": "", "email": "a@b.test", "firstName": null, "lastName": "Ünïcode \"", "username": null,
             }))
             .unwrap()
         }
 
         async fn lease(&self) -> Lease {
             match self.store.read_or_lease(self.token, 0).await.unwrap() {
-                Lookup::Miss(lease) => lease.expect("a lease"),
-                Lookup::Copy(_) => panic!("a copy is believed"),
+                Lookup::Miss { lease, .. } => lease.expect("a lease"),
+                Lookup::Copy { .. } => panic!("a copy is believed"),
             }
         }
 
         async fn fill(&self, lease: &Lease) -> bool {
-            self.store.fill(self.token, lease, &self.session(), Duration::from_secs(60)).await.unwrap()
+            let session = serde_json::to_string(&self.session()).unwrap();
+            self.store.fill(self.token, lease, &session, Duration::from_secs(60)).await.unwrap()
         }
 
         async fn is_believed(&self) -> bool {
             match self.store.read_or_lease(self.token, 0).await.unwrap() {
-                Lookup::Copy(copy) => {
-                    assert!(*copy == self.session());
+                Lookup::Copy { session, life, .. } => {
+                    assert!(*session == self.session() && life <= Duration::from_secs(60));
                     true
                 }
-                Lookup::Miss(_) => false,
+                Lookup::Miss { .. } => false,
             }
         }
 
@@ -188,7 +300,15 @@ mod tests {
         async fn tampered(&self, field: &str, value: &str) -> bool {
             assert!(self.fill(&self.lease().await).await && self.is_believed().await);
             self.run(&["HSET", &self.key, field, value]).await;
-            self.is_believed().await
+            self.disbelief().await.is_none()
+        }
+
+        /// Why there is no copy that is believed; `None` if there is one.
+        async fn disbelief(&self) -> Option<Option<Disbelief>> {
+            match self.store.read_or_lease(self.token, 0).await.unwrap() {
+                Lookup::Copy { .. } => None,
+                Lookup::Miss { disbelief, .. } => Some(disbelief),
+            }
         }
     }
 
@@ -209,7 +329,8 @@ mod tests {
         let f = fixture("share").await;
         let first = f.lease().await;
         f.run(&["PEXPIRE", &f.key, "3000"]).await;
-        assert_eq!(f.lease().await, first);
+        assert!(first.announced, "its writing is pushed");
+        assert_eq!(f.lease().await, Lease { announced: false, ..first });
         let Value::Int(left) = f.run(&["PTTL", &f.key]).await else { panic!("a number") };
         assert!(left <= 3000);
     }
@@ -262,8 +383,11 @@ mod tests {
         let before = f.store.now().await.unwrap();
         assert!(f.fill(&f.lease().await).await);
         let after = f.store.now().await.unwrap();
-        assert!(matches!(f.store.read_or_lease(f.token, before).await.unwrap(), Lookup::Copy(_)));
-        assert!(matches!(f.store.read_or_lease(f.token, after).await.unwrap(), Lookup::Miss(Some(_))));
+        assert!(matches!(f.store.read_or_lease(f.token, before).await.unwrap(), Lookup::Copy { .. }));
+        let Lookup::Miss { disbelief, .. } = f.store.read_or_lease(f.token, after).await.unwrap() else {
+            panic!("believed")
+        };
+        assert_eq!(disbelief, Some(Disbelief::OlderThanNews));
     }
 
     #[tokio::test]
@@ -287,7 +411,8 @@ mod tests {
     async fn a_session_that_ends_sooner_than_its_fill_leaves_nothing() {
         let f = fixture("ended").await;
         let lease = f.lease().await;
-        f.store.fill(f.token, &lease, &f.session(), Duration::ZERO).await.unwrap();
+        let session = serde_json::to_string(&f.session()).unwrap();
+        f.store.fill(f.token, &lease, &session, Duration::ZERO).await.unwrap();
         assert!(!f.is_believed().await);
     }
 

@@ -1,6 +1,6 @@
 //! A connection that is used for one thing: subscriptions, or one command after the other. Dropping it closes it.
 
-use super::connection::{Connection, Lost};
+use super::connection::{Connection, Introduction, Lost};
 use super::link::{CLOSED, Link};
 use super::subscriber::{Message, Topic};
 use crate::config::{MAX_IN_FLIGHT, REDIS_DEADLINE};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Who gets the messages of subscriptions, in their order.
-pub type Sink = Box<dyn Fn(Topic, Message) + Send>;
+pub type Sink = Box<dyn Fn(Topic, Message) + Send + Sync>;
 
 /// What a connection is for.
 pub enum Purpose {
@@ -55,9 +55,9 @@ impl Wire {
     }
 
     async fn connect(url: &RedisUrl, server: &Arc<str>, name: &str, purpose: Purpose) -> Result<Self> {
-        let connection = Connection::open(url, server, name, MAX_IN_FLIGHT).await?;
+        let connection = Connection::open(Introduction { url, server, name, pushes: None }, MAX_IN_FLIGHT).await?;
         let connection = match purpose {
-            Purpose::Subscriptions(sink) => connection.hearing(move |push| hand_on(push, &sink)),
+            Purpose::Subscriptions(sink) => connection.hearing(Arc::new(move |push| hand_on(push, &sink))),
             Purpose::Commands => connection.unprobed(),
         };
         let link = connection.link();

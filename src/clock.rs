@@ -1,0 +1,62 @@
+//! The clock of whatever must not outlive its time in this process. It counts the time that the machine slept, and goes on
+//! while the process is stopped: who wakes up finds that everything has aged.
+
+use std::time::Duration;
+
+/// A clock that began when it was made. Copies agree.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock(boot_time::Instant);
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self(boot_time::Instant::now())
+    }
+}
+
+impl Clock {
+    pub fn now(&self) -> Moment {
+        // Beginning with one, so that zero can stand for "never".
+        Moment(1 + u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX - 1))
+    }
+}
+
+/// A time of a [`Clock`], in microseconds. It fits an atomic number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// Before every time of a clock.
+    pub const NEVER: Self = Self(0);
+
+    pub fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    pub fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    pub fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_begins_after_never_and_goes_on() {
+        let clock = Clock::default();
+        let first = clock.now();
+        assert!(first > Moment::NEVER);
+        assert!(clock.now() >= first);
+        assert_eq!(first.after(Duration::from_secs(3)).since(first), Duration::from_secs(3));
+        assert_eq!(first.since(first.after(Duration::from_secs(3))), Duration::ZERO);
+        assert!(first.after(Duration::MAX) > first);
+    }
+}
