@@ -1,22 +1,45 @@
 //! The clock of whatever must not outlive its time in this process. It counts the time that the machine slept, and goes on
 //! while the process is stopped: who wakes up finds that everything has aged.
 
+#[cfg(test)]
+use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-/// A clock that began when it was made. Copies agree.
-#[derive(Debug, Clone, Copy)]
-pub struct Clock(boot_time::Instant);
+/// A clock that began when it was made. Clones agree.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    begun: boot_time::Instant,
+    /// The microseconds since then, where a test decides.
+    #[cfg(test)]
+    manual: Option<Arc<AtomicU64>>,
+}
 
 impl Default for Clock {
     fn default() -> Self {
-        Self(boot_time::Instant::now())
+        Self {
+            begun: boot_time::Instant::now(),
+            #[cfg(test)]
+            manual: None,
+        }
     }
 }
 
 impl Clock {
+    /// A clock that shows `micros` since it began.
+    #[cfg(test)]
+    pub fn manual(micros: Arc<AtomicU64>) -> Self {
+        Self { manual: Some(micros), ..Self::default() }
+    }
+
     pub fn now(&self) -> Moment {
+        #[cfg(test)]
+        if let Some(manual) = &self.manual {
+            return Moment(1 + manual.load(SeqCst));
+        }
         // Beginning with one, so that zero can stand for "never".
-        Moment(1 + u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX - 1))
+        Moment(1 + u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX - 1))
     }
 }
 

@@ -48,9 +48,13 @@ struct Inner {
 impl Memory {
     /// An empty memory with room for so many sessions.
     pub fn new(with_redis: bool, entries: u32) -> Self {
+        Self::with_clock(Clock::default(), with_redis, entries)
+    }
+
+    pub(super) fn with_clock(clock: Clock, with_redis: bool, entries: u32) -> Self {
         Self(Arc::new(Inner {
             with_redis,
-            clock: Clock::default(),
+            clock,
             flights: SingleFlight::default(),
             local: Local::new(entries),
             unknown: Unknown::default(),
@@ -202,8 +206,9 @@ impl Memory {
         self.doubt();
     }
 
-    /// Postgres tells from now on, and has told what happened since it was `asked`: with `triggers` of every write, without only what other processes do. Where it tells of
-    /// every write, what is known from before is not used any more: nobody may have listened then.
+    /// Postgres tells from now on, and has told what happened since it was `asked`: with `triggers` of every write, without
+    /// only what other processes do. Where it tells of every write, what is known from before is not used any more: nobody
+    /// may have listened then.
     pub fn listener_up(&self, asked: Moment, triggers: bool) {
         self.0.missed.set_listening(true);
         self.0.listener.prove(asked, triggers);

@@ -10,6 +10,8 @@ mod activity;
 mod local;
 mod memory;
 mod missed;
+#[cfg(test)]
+mod model;
 mod revoke;
 #[cfg(test)]
 mod tests;

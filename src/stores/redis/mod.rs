@@ -3,6 +3,7 @@
 mod blocking;
 mod connection;
 mod decoder;
+mod entries;
 mod lane;
 mod link;
 mod outbox;
@@ -19,6 +20,8 @@ mod wire;
 
 pub use blocking::Blocking;
 pub use connection::Ears;
+#[cfg(test)]
+pub use entries::{Entries, FILL, READ_OR_LEASE, look};
 pub use lane::{Lane, Owner, Plan};
 pub use link::{Departure, Link, ServerInfo};
 pub use pool::{Pool, Sizes};

@@ -1,42 +1,27 @@
 //! Copies of sessions in Redis, fenced by leases: see `read_or_lease.lua` and `fill.lua`.
 
+use super::entries::{Entries, FILL, READ_OR_LEASE, look};
 use super::lane::{Lane, Status};
 use super::link::Link;
 use super::script::Script;
-use super::seal::{Seal, Sealed};
-use crate::config::MAX_TTL;
+use super::seal::Seal;
 use crate::error::{Error, Result};
 use crate::keys::{Keys, TokenHash};
 use crate::random;
 use crate::redis_value::Value;
-use crate::session::{Disbelief, SessionWithUser};
+use crate::session::Disbelief;
 use crate::stores::{Lease, Lookup, SessionCopies};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use uuid::Uuid;
-
-/// Of the entries in Redis. A copy of another version is a miss, so that old and new instances run side by side.
-const FORMAT_VERSION: &str = "1";
-
-/// Life of a lease: longer than Postgres may take, so that a slow read can still be filled.
-const LEASE_MILLIS: &str = "6000";
 
 /// Keys that one batch of deletions names; more are sent in turns, so that others get in between.
 const FORGET_BATCH: usize = 500;
 
-/// Longest session that is copied, as JSON. What is longer was not written here, and a session that is longer is left to
-/// Postgres.
-const LONGEST_SESSION: usize = 512 * 1024;
-
-/// Longest nonce or run id of a lease. Ours have about 40 bytes.
-const LONGEST_NAME: usize = 128;
-
 /// The session lane's side of the store.
 pub struct RedisSessions {
     lane: Arc<Lane>,
-    keys: Keys,
-    seal: Seal,
+    entries: Entries,
     read_or_lease: Script,
     fill: Script,
     /// Differs from process to process, so that two can never give a lease the same nonce.
@@ -50,10 +35,9 @@ impl RedisSessions {
     pub fn new(lane: Arc<Lane>, keys: Keys, seal: Seal) -> Self {
         Self {
             lane,
-            keys,
-            seal,
-            read_or_lease: Script::new(include_str!("read_or_lease.lua")),
-            fill: Script::new(include_str!("fill.lua")),
+            entries: Entries::new(keys, seal),
+            read_or_lease: Script::new(READ_OR_LEASE),
+            fill: Script::new(FILL),
             origin: random::number(),
             leases: AtomicU64::new(0),
             warned: Default::default(),
@@ -72,36 +56,6 @@ impl RedisSessions {
         format!("{:x}-{:x}-{:x}", self.origin, std::process::id(), self.leases.fetch_add(1, Relaxed))
     }
 
-    /// A copy whose fields are all in order, or why it is not believed.
-    fn copy(
-        &self,
-        token: TokenHash,
-        run_id: &str,
-        fields: &[Value],
-        pushed: bool,
-    ) -> std::result::Result<Lookup, Disbelief> {
-        let [Value::Text(json), t0, ends, now, Value::Text(seal)] = fields else { return Err(Disbelief::Unreadable) };
-        let text = |value: &'_ Value| value.as_str().map(str::to_owned).ok_or(Disbelief::Unreadable);
-        let (t0, ends) = (text(t0)?, text(ends)?);
-        let key = self.keys.session(&token);
-        let sealed = Sealed { key: &key, version: FORMAT_VERSION, run_id, t0: &t0, ends: &ends, session: json };
-        if json.len() > LONGEST_SESSION {
-            return Err(Disbelief::Unreadable);
-        }
-        if !self.seal.verifies(&sealed, seal) {
-            return Err(Disbelief::Unsealed);
-        }
-        let micros = |text: &str| text.parse::<u64>().map_err(|_| Disbelief::Unreadable);
-        let (t0, ends, now) = (micros(&t0)?, micros(&ends)?, micros(now.as_str().unwrap_or_default())?);
-        // Nobody here writes one that lives longer, or that began later than now.
-        if t0 > now || u128::from(ends.saturating_sub(t0)) > MAX_TTL.as_micros() {
-            return Err(Disbelief::Unreadable);
-        }
-        let session = readable(json, token).ok_or(Disbelief::Unreadable)?;
-        let life = Duration::from_micros(ends.saturating_sub(now));
-        Ok(Lookup::Copy { session: Box::new(session), life, pushed })
-    }
-
     fn warn(&self, disbelief: Disbelief) {
         let (index, what) = match disbelief {
             Disbelief::Unsealed => (0, "is sealed by no secret of SESSION_CACHE_SECRET"),
@@ -118,7 +72,7 @@ impl RedisSessions {
         for batch in tokens.chunks(FORGET_BATCH) {
             let mut replies = Vec::with_capacity(batch.len());
             for token in batch {
-                replies.push(link.submit(&["DEL", &self.keys.session(token)])?);
+                replies.push(link.submit(&["DEL", &self.entries.key(token)])?);
             }
             for reply in replies {
                 link.answer(reply).await?;
@@ -133,16 +87,8 @@ impl SessionCopies for RedisSessions {
         let link = self.lane.link().await?;
         let Some(run_id) = link.info().run_id.clone() else { return Ok(Lookup::Miss { lease: None, disbelief: None }) };
         let (nonce, after) = (self.nonce(), after.to_string());
-        let arguments =
-            [FORMAT_VERSION.as_bytes(), run_id.as_bytes(), nonce.as_bytes(), LEASE_MILLIS.as_bytes(), after.as_bytes()];
-        let reply = self.read_or_lease.run(&link, &self.keys.session(&token), &arguments).await?;
-        let pushed = link.info().pushes;
-        let understood = match reply.as_array() {
-            Some([Value::Int(1), fields @ ..]) => self.copy(token, &run_id, fields, pushed),
-            Some([Value::Int(0), fields @ ..]) => missed(fields, &nonce, pushed).ok_or(Disbelief::Unreadable),
-            _ => Err(Disbelief::Unreadable),
-        };
-        match understood {
+        let reply = self.read_or_lease.run(&link, &self.entries.key(&token), &look(&run_id, &nonce, &after)).await?;
+        match self.entries.understand(token, (&run_id, &nonce), link.info().pushes, &reply) {
             Ok(Lookup::Miss { lease, disbelief: Some(Disbelief::Unreadable) }) => {
                 self.warn(Disbelief::Unreadable);
                 Ok(Lookup::Miss { lease, disbelief: Some(Disbelief::Unreadable) })
@@ -157,26 +103,9 @@ impl SessionCopies for RedisSessions {
     }
 
     async fn fill(&self, token: TokenHash, lease: &Lease, session: &str, life: Duration) -> Result<bool> {
-        if session.len() > LONGEST_SESSION {
-            return Ok(false);
-        }
+        let Some(fill) = self.entries.fill(token, lease, session, life) else { return Ok(false) };
         let link = self.lane.link().await?;
-        let key = self.keys.session(&token);
-        let ends = lease.since.saturating_add(u64::try_from(life.as_micros()).unwrap_or(u64::MAX));
-        let (t0, ends) = (lease.since.to_string(), ends.to_string());
-        let (run_id, session) = (lease.run_id.as_str(), session.as_bytes());
-        let seal =
-            self.seal.seal(&Sealed { key: &key, version: FORMAT_VERSION, run_id, t0: &t0, ends: &ends, session });
-        let arguments = [
-            lease.nonce.as_bytes(),
-            FORMAT_VERSION.as_bytes(),
-            run_id.as_bytes(),
-            t0.as_bytes(),
-            ends.as_bytes(),
-            session,
-            seal.as_bytes(),
-        ];
-        Ok(self.fill.run(&link, &key, &arguments).await? == Value::Int(1))
+        Ok(self.fill.run(&link, &self.entries.key(&token), &fill.arguments()).await? == Value::Int(1))
     }
 
     async fn now(&self) -> Result<u64> {
@@ -193,31 +122,6 @@ impl SessionCopies for RedisSessions {
     async fn forget(&self, tokens: &[TokenHash]) -> Result<()> {
         self.remove(&self.lane.link().await?, tokens).await
     }
-}
-
-/// A session of this token, as only this package writes it.
-fn readable(json: &[u8], token: TokenHash) -> Option<SessionWithUser> {
-    let session: SessionWithUser = serde_json::from_slice(json).ok()?;
-    let whole = TokenHash::from_hex(&session.token) == Some(token) && Uuid::try_parse(&session.id).is_ok();
-    (whole && !session.has_nul()).then_some(session)
-}
-
-/// The lease that a script left or found, and why it believed no copy.
-fn missed(fields: &[Value], nonce: &str, pushed: bool) -> Option<Lookup> {
-    let [name, run_id, since, why] = fields else { return None };
-    let named = |value: &Value| value.as_str().filter(|name| name.len() <= LONGEST_NAME).map(str::to_owned);
-    let (name, run_id) = (named(name)?, named(run_id)?);
-    let announced = pushed && name == nonce;
-    let since = since.as_str()?.parse().ok()?;
-    let disbelief = match why.as_str()? {
-        "version" => Some(Disbelief::OtherVersion),
-        "life" => Some(Disbelief::OtherLife),
-        "ended" => Some(Disbelief::Ended),
-        "news" => Some(Disbelief::OlderThanNews),
-        "unreadable" => Some(Disbelief::Unreadable),
-        _ => None,
-    };
-    Some(Lookup::Miss { lease: Some(Lease { nonce: name, run_id, since, announced }), disbelief })
 }
 
 /// Whose keys a push of CLIENT TRACKING is about; `None` for every key: the server was flushed.
@@ -237,6 +141,7 @@ mod tests {
 
     use super::*;
     use crate::redis_url::RedisUrl;
+    use crate::session::SessionWithUser;
     use crate::stores::redis::lane::Plan;
     use crate::stores::redis::link::Link;
 
