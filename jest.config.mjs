@@ -6,6 +6,8 @@ export default {
   // One file after the other, because faults are timed; each in a process of its own, because the addon has one engine
   // a process that outlives a test file. A memory limit is how Jest is told to start a new worker process for each.
   maxWorkers: 1,
+  // Cases that run side by side mostly wait, and have servers of their own.
+  maxConcurrency: 6,
   workerIdleMemoryLimit: '1KB',
   globalSetup: '<rootDir>/__test__/helpers/global-setup.js',
   globalTeardown: '<rootDir>/__test__/helpers/global-teardown.js',

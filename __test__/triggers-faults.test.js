@@ -4,21 +4,21 @@
 
 const { Database } = require('./helpers/database.js');
 const { addon, here, validate, from, local, untilLocal, untilAnswer, logOf } = require('./fixtures/sessions/steps.js');
-const { untilListening, endListener } = require('./fixtures/sessions/servers.js');
-const { tapPostgres } = require('./fixtures/faults/taps.js');
-const { startPostgres, until } = require('./helpers/servers.js');
+const { untilListening, endListener, silence } = require('./fixtures/sessions/servers.js');
+const { startPostgres, startProxy, until } = require('./helpers/servers.js');
 const { spawnWorker } = require('./helpers/process.js');
 
 let postgres;
 let database;
-let tap;
+/** Before Postgres, for all processes of this file. */
+let proxy;
 
 beforeAll(async () => {
   process.env.REDIS_KEY_PREFIX = 'triggers-faults:';
   postgres = await startPostgres();
   database = new Database(postgres.url);
-  tap = await tapPostgres(postgres);
-  process.env.DATABASE_URL = tap.url;
+  proxy = await startProxy(postgres.port);
+  process.env.DATABASE_URL = postgres.url.replace(`:${postgres.port}/`, `:${proxy.port}/`);
   addon.setLogHandler(() => {});
 });
 
@@ -73,13 +73,13 @@ describe('a listener', () => {
       const session = await local(here, database);
       await untilListening(database, here);
       // The notification is lost on the way, as if it had come in the gap.
-      tap.deaf = true;
+      const speak = silence(proxy, session.hash);
       const former = await listenerPid();
       await deleteRow(session);
       await endListener(database, here);
       await until(async () => ![undefined, former].includes(await listenerPid()), { what: 'the next listener' });
       await untilListening(database, here);
-      tap.deaf = false;
+      speak();
       await untilAnswer(here, session, null, { deadlineMs: 10_000 });
       for (let call = 0; call < 20; call += 1) expect(await validate(here, session)).toBe(null);
     }
@@ -87,9 +87,9 @@ describe('a listener', () => {
 
   test('that was away for a while believes neither its own copies nor those of Redis', async () => {
     const session = await local(here, database);
-    await tap.proxy.cut();
+    await proxy.cut();
     await deleteRow(session);
-    await tap.proxy.restore();
+    await proxy.restore();
     await untilAnswer(here, session, null, { deadlineMs: 20_000 });
   });
 
@@ -105,12 +105,12 @@ describe('a listener', () => {
   test('that is connected but deaf is found out', async () => {
     const session = await local(here, database);
     await untilListening(database, here);
-    tap.deaf = true;
+    const speak = silence(proxy);
     try {
       await deleteRow(session);
       await untilAnswer(here, session, null, { deadlineMs: 15_000 });
     } finally {
-      tap.deaf = false;
+      speak();
     }
     const next = await database.createSession();
     await until(async () => (await from(here, next)) === 'local', { what: 'the tier again', deadlineMs: 30_000, everyMs: 50 });

@@ -4,17 +4,24 @@
 //! and the deadline. Whatever becomes of it is counted and told to the breaker; also where its future is dropped.
 
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::breaker::{Admission, Breaker, Outcome, Policy, Rejection, State};
 use crate::error::{Backlog, Error, Result};
 use crate::random;
+
+/// A deadline that is noticed so much later says that this process was stopped, or got no processor, and nothing of the server.
+const STANDSTILL: Duration = Duration::from_millis(250);
+
+/// What a call then gets once more, to take the answer that is most likely there.
+const SECOND_CHANCE: Duration = Duration::from_secs(1);
 
 /// A call that waited for its turn under the cap is not sent any more in the last tenth of its time. Sent with no time
 /// left, it would be cut off at once and count as a failure of a server that never had a chance: a server that is merely
@@ -147,9 +154,9 @@ impl Guard {
         let mut pass = Pass::enter(self)?;
         let timed_out = |after| Error::Timeout { server: self.server.clone(), after };
         let patience = deadline / LAST_PART * (LAST_PART - 1);
-        let turn = timeout_at(start + patience, self.turn()).await.map_err(|_| timed_out(patience));
+        let turn = awake(start + patience, patience, self.turn()).await.ok_or_else(|| timed_out(patience));
         let _turn = turn.inspect_err(|_| self.count_timeout())?;
-        let result = timeout_at(start + deadline, call).await.unwrap_or_else(|_| Err(timed_out(deadline)));
+        let result = awake(start + deadline, deadline, call).await.unwrap_or_else(|| Err(timed_out(deadline)));
         pass.settle(&result);
         result
     }
@@ -204,6 +211,17 @@ impl Guard {
     fn count_timeout(&self) {
         self.counters.timeouts.fetch_add(1, Relaxed);
     }
+}
+
+/// Waits until `due`, of time in which this process was running; `None` if that was in vain.
+async fn awake<T>(due: Instant, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let mut done = timeout_at(due, work.as_mut()).await;
+    if done.is_err() && Instant::now() > due + STANDSTILL {
+        // Nobody ran here when the time was over: what was waited for may have been there for long.
+        done = timeout(limit.min(SECOND_CHANCE), work).await;
+    }
+    done.ok()
 }
 
 /// What a result says about the server. An error reply is a success: it proves that the server lives.
