@@ -227,6 +227,8 @@ impl Engine {
             lane.close(&SHUT_DOWN);
         }
         self.servers.close(&SHUT_DOWN);
+        // Nobody tells it anything from now on.
+        self.memory.forget_all();
         if let Some(postgres) = &self.postgres {
             // What is not closed by then, because the server is away, is closed by the operating system.
             let _ = timeout_at(deadline, postgres.store.close()).await;

@@ -1,5 +1,5 @@
 //! What this process knows of sessions and of reads under way, and the decisions that keep it coherent: what may be used,
-//! what may be kept, and what has to be forgotten when. No I/O and no waiting; the model in [`super::model`] drives the same
+//! what may be kept, and what has to be forgotten when. No I/O and no waiting; the model test (`model.rs`) drives the same
 //! decisions through every order of events.
 //!
 //! It outlives an engine: a revocation that one began must hold in the next one.
