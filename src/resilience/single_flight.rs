@@ -9,16 +9,16 @@
 //! for what others have left, it takes nudges into account by itself ([`Flight::store`], [`Flight::go_on`]); after that a
 //! nudge forgets it.
 
+use crate::clock::Moment;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
 
 /// A flight may be joined in its first 2 s only. A deletion elsewhere that found nothing to delete tells nobody, so that
-/// a flight which missed it must not go on answering new calls for long.
+/// a flight which missed it must not go on answering new calls for long: by a clock that goes on while the machine sleeps.
 pub const MAX_JOIN_AGE: Duration = Duration::from_secs(2);
 
 /// The flights of all keys. Clones are handles to the same flights.
@@ -52,7 +52,7 @@ pub struct Follower<V> {
 type Flights<K, V> = Mutex<HashMap<K, Vec<Arc<Live<V>>>>>;
 
 struct Live<V> {
-    begun: Instant,
+    begun: Moment,
     /// Locked after the map, where both are.
     standing: Mutex<Standing>,
     nudged: Notify,
@@ -91,7 +91,7 @@ impl<K: Eq + Hash, V> Default for SingleFlight<K, V> {
 
 impl<K: Eq + Hash + Clone, V: Clone + Send + Sync> SingleFlight<K, V> {
     /// Joins the newest flight of `key` if it is young enough and was not forgotten, and begins a new one if not.
-    pub fn join(&self, key: K, now: Instant) -> Joined<K, V> {
+    pub fn join(&self, key: K, now: Moment) -> Joined<K, V> {
         let mut flights = locked(&self.flights);
         let of_key = flights.entry(key.clone()).or_default();
         if let Some(newest) = of_key.last().filter(|newest| newest.may_be_joined(now)) {
@@ -134,8 +134,8 @@ impl<K: Eq + Hash + Clone, V: Clone + Send + Sync> SingleFlight<K, V> {
 }
 
 impl<V> Live<V> {
-    fn may_be_joined(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.begun) < MAX_JOIN_AGE && locked(&self.standing).storable
+    fn may_be_joined(&self, now: Moment) -> bool {
+        now.since(self.begun) < MAX_JOIN_AGE && locked(&self.standing).storable
     }
 
     fn forget(&self) {
@@ -168,12 +168,14 @@ impl<K: Eq + Hash, V> Flight<K, V> {
     /// Stores what was asked for when there had been `nudges` of them, unless something happened since. A forgetting that comes
     /// while `store` runs waits for its end, so it can remove what was stored.
     pub fn store(&self, nudges: u32, store: impl FnOnce()) -> Stored {
-        let standing = locked(&self.live.standing);
+        let mut standing = locked(&self.live.standing);
         match (standing.storable, standing.nudges == nudges) {
-            (false, _) => Stored::Forgotten,
-            (true, false) => Stored::Overtaken,
+            (_, false) => Stored::Overtaken,
+            (false, true) => Stored::Forgotten,
             (true, true) => {
                 store();
+                // What comes now finds an answer that is given to whoever joins.
+                standing.looking = false;
                 Stored::Yes
             }
         }
@@ -236,7 +238,7 @@ mod tests {
 
     type Answer = Pin<Box<dyn Future<Output = Option<u32>>>>;
 
-    fn leader(flights: &SingleFlight<u8, u32>, key: u8, now: Instant) -> Flight<u8, u32> {
+    fn leader(flights: &SingleFlight<u8, u32>, key: u8, now: Moment) -> Flight<u8, u32> {
         match flights.join(key, now) {
             Joined::Leader(flight) => flight,
             Joined::Follower(_) => panic!("it joined a flight"),
@@ -248,7 +250,7 @@ mod tests {
         drop(flight);
     }
 
-    fn follower(flights: &SingleFlight<u8, u32>, key: u8, now: Instant) -> Answer {
+    fn follower(flights: &SingleFlight<u8, u32>, key: u8, now: Moment) -> Answer {
         match flights.join(key, now) {
             Joined::Leader(_) => panic!("it began a flight"),
             Joined::Follower(follower) => Box::pin(follower.answer()),
@@ -273,7 +275,7 @@ mod tests {
     #[tokio::test]
     async fn a_thousand_followers_get_the_answer_of_one_leader() {
         let flights = SingleFlight::default();
-        let now = Instant::now();
+        let now = Moment::from_micros(1);
         let flight = leader(&flights, 1, now);
         let tasks: Vec<_> = (0..1000)
             .map(|_| match flights.join(1, now) {
@@ -293,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn a_leader_that_vanishes_wakes_its_followers_who_start_anew() {
         let flights = SingleFlight::<u8, u32>::default();
-        let now = Instant::now();
+        let now = Moment::from_micros(1);
         let flight = leader(&flights, 1, now);
         let waiting = tokio::spawn(follower_of(&flights, now).answer());
         tokio::task::yield_now().await;
@@ -303,7 +305,7 @@ mod tests {
         drop(leader(&flights, 1, now));
     }
 
-    fn follower_of(flights: &SingleFlight<u8, u32>, now: Instant) -> Follower<u32> {
+    fn follower_of(flights: &SingleFlight<u8, u32>, now: Moment) -> Follower<u32> {
         match flights.join(1, now) {
             Joined::Leader(_) => panic!("it began a flight"),
             Joined::Follower(follower) => follower,
@@ -313,7 +315,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_being_stored_is_given_to_those_who_come_meanwhile() {
         let flights = SingleFlight::default();
-        let now = Instant::now();
+        let now = Moment::from_micros(1);
         let flight = leader(&flights, 1, now);
         flight.publish(7);
         assert_eq!(poll(&mut follower(&flights, 1, now)), Some(Some(7)));
@@ -326,11 +328,11 @@ mod tests {
     #[test]
     fn nobody_joins_after_the_first_two_seconds() {
         let flights = SingleFlight::default();
-        let start = Instant::now();
+        let start = Moment::from_micros(1);
         let old = leader(&flights, 1, start);
-        let mut early = follower(&flights, 1, start + MAX_JOIN_AGE - Duration::from_nanos(1));
-        let young = leader(&flights, 1, start + MAX_JOIN_AGE);
-        let mut late = follower(&flights, 1, start + MAX_JOIN_AGE);
+        let mut early = follower(&flights, 1, start.after(MAX_JOIN_AGE - Duration::from_micros(1)));
+        let young = leader(&flights, 1, start.after(MAX_JOIN_AGE));
+        let mut late = follower(&flights, 1, start.after(MAX_JOIN_AGE));
         assert_eq!(count(&flights), 2);
         finish(young, 2);
         assert_eq!((poll(&mut early), poll(&mut late)), (None, Some(Some(2))));
@@ -342,15 +344,15 @@ mod tests {
     #[test]
     fn forgetting_reaches_all_flights_of_the_key_and_no_other() {
         let flights = SingleFlight::default();
-        let start = Instant::now();
+        let start = Moment::from_micros(1);
         let displaced = leader(&flights, 1, start);
-        let current = leader(&flights, 1, start + MAX_JOIN_AGE);
+        let current = leader(&flights, 1, start.after(MAX_JOIN_AGE));
         let other = leader(&flights, 2, start);
-        let mut waiting = follower(&flights, 1, start + MAX_JOIN_AGE);
+        let mut waiting = follower(&flights, 1, start.after(MAX_JOIN_AGE));
         flights.forget(&1);
         flights.forget(&3);
         assert_eq!((displaced.storable(), current.storable(), other.storable()), (false, false, true));
-        let next = leader(&flights, 1, start + MAX_JOIN_AGE);
+        let next = leader(&flights, 1, start.after(MAX_JOIN_AGE));
         assert!(next.storable());
         finish(current, 5);
         assert_eq!(poll(&mut waiting), Some(Some(5)), "who already waited still gets the answer");
@@ -359,23 +361,27 @@ mod tests {
     #[test]
     fn what_was_nudged_since_it_was_asked_for_is_not_stored() {
         let flights = SingleFlight::default();
-        let flight = leader(&flights, 1, Instant::now());
-        let mut stored = 0;
-        assert_eq!(flight.store(flight.nudges(), || stored += 1), Stored::Yes);
-        let asked = flight.nudges();
+        let flight = leader(&flights, 1, Moment::from_micros(1));
+        let (asked, mut stored) = (flight.nudges(), 0);
         flights.nudge(&1);
         flights.nudge(&2);
         assert_eq!(flight.store(asked, || stored += 10), Stored::Overtaken);
         assert_eq!(flight.store(flight.nudges(), || stored += 1), Stored::Yes, "asked again");
-        flights.forget_all();
+        flights.nudge(&1);
+        drop(leader(&flights, 1, Moment::from_micros(1)));
+        assert_eq!(
+            flight.store(asked, || stored += 10),
+            Stored::Overtaken,
+            "whoever joined after the nudge must not get it"
+        );
         assert_eq!(flight.store(flight.nudges(), || stored += 10), Stored::Forgotten);
-        assert_eq!(stored, 2);
+        assert_eq!(stored, 1);
     }
 
     #[tokio::test]
     async fn a_nudge_is_a_forgetting_as_soon_as_a_flight_has_gone_on() {
         let flights = SingleFlight::default();
-        let now = Instant::now();
+        let now = Moment::from_micros(1);
         let flight = leader(&flights, 1, now);
         flights.nudge(&1);
         drop(follower(&flights, 1, now));
@@ -391,7 +397,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flight_waits_for_the_nudge_that_it_has_caused() {
         let flights = SingleFlight::default();
-        let flight = leader(&flights, 1, Instant::now());
+        let flight = leader(&flights, 1, Moment::from_micros(1));
         let nudges = flight.nudges();
         let waiting = flight.go_on(Some(nudges));
         assert!(tokio::time::timeout(Duration::from_secs(9), waiting).await.is_err());
@@ -411,9 +417,9 @@ mod tests {
         fn sendable<T: Send>(_: &T) {}
         let flights = SingleFlight::<u8, u32>::default();
         sendable(&flights);
-        let flight = leader(&flights, 1, Instant::now());
+        let flight = leader(&flights, 1, Moment::from_micros(1));
         sendable(&flight);
-        sendable(&pin!(follower_of(&flights, Instant::now()).answer()));
+        sendable(&pin!(follower_of(&flights, Moment::from_micros(1)).answer()));
     }
 
     #[derive(Debug, Clone)]
@@ -450,7 +456,7 @@ mod tests {
 
         #[test]
         fn it_agrees_with_a_list_of_all_flights(steps in steps()) {
-            let start = Instant::now();
+            let start = Moment::from_micros(1);
             let mut millis = 0;
             let flights = SingleFlight::<u8, u32>::default();
             let mut known: Vec<Known> = Vec::new();
@@ -466,7 +472,7 @@ mod tests {
                         let joinable = known.iter().rposition(|flight| {
                             flight.key == key && !flight.ended && !flight.forgotten && millis - flight.begun < 2000
                         });
-                        match (flights.join(key, start + Duration::from_millis(millis)), joinable) {
+                        match (flights.join(key, start.after(Duration::from_millis(millis))), joinable) {
                             (Joined::Follower(follower), Some(number)) => {
                                 known[number].followers.push(Box::pin(follower.answer()));
                             }

@@ -298,7 +298,7 @@ mod tests {
     }
 
     fn flight(memory: &Memory) -> Answering {
-        match memory.flights().join(token(), Instant::now()) {
+        match memory.flights().join(token(), memory.now()) {
             Joined::Leader(flight) => flight,
             Joined::Follower(_) => panic!("it joined"),
         }

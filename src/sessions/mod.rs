@@ -36,7 +36,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 #[cfg_attr(not(feature = "node"), expect(unused_imports, reason = "they are for its JavaScript face only"))]
 pub use warm::{Progress, Status};
@@ -181,7 +181,7 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
     pub async fn validate(self: &Arc<Self>, token: TokenHash) -> Answer {
         self.rows()?;
         loop {
-            let (answer, source) = match self.memory.flights().join(token, Instant::now()) {
+            let (answer, source) = match self.memory.flights().join(token, self.memory.now()) {
                 Joined::Leader(flight) => match self.known(&token, self.memory.now()) {
                     // An earlier flight ended just now: of many calls at once only some could join it.
                     Some(known) => {
@@ -283,6 +283,10 @@ impl<C: SessionCopies, R: SessionRows> Sessions<C, R> {
         let after = self.memory.missed().until()?;
         let look = async {
             for _ in 0..LOOKS {
+                // What happened to the key meanwhile may be what Redis has not confirmed.
+                if self.readable_copy(&token).is_none() {
+                    break;
+                }
                 let (nudges, asked) = (flight.nudges(), self.memory.now());
                 match redis.store.read_or_lease(token, after).await? {
                     Lookup::Copy { session, life, pushed } => {
