@@ -9,7 +9,6 @@ use crate::redis_value::Value;
 use crate::stores::redis::{Entries, look};
 use crate::stores::{Lease, Lookup, SessionCopies};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -17,7 +16,6 @@ pub struct Copies {
     pub process: usize,
     pub shared: Shared,
     pub entries: Arc<Entries>,
-    pub leases: AtomicU64,
 }
 
 /// What is known of the connection that something is sent on.
@@ -88,7 +86,7 @@ impl SessionCopies for Copies {
         self.shared.gate(self.process).await;
         let link = self.link().await?;
         let (run_id, after) = (run_id(link.life), after.to_string());
-        let nonce = format!("{}-{}", self.process, self.leases.fetch_add(1, Relaxed));
+        let nonce = format!("{}-{}", self.process, self.shared.lock().oracle.turn());
         let arguments = owned(&look(&run_id, &nonce, &after));
         let command = Command::Script { script: Script::ReadOrLease, token: number, arguments, read: None };
         let reply = self.send(&link, command).await?;

@@ -29,7 +29,9 @@ const TROUBLED: u64 = 8 * SECOND;
 /// The oldest epochs that may be answered from.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Floor {
-    /// Whatever happens.
+    /// What the process was told, or has forgotten itself.
+    pub told: u64,
+    /// Whatever happens: that, or because a link without a proof serves nothing.
     pub hard: u64,
     /// As long as Postgres answers: else copies that are in doubt count.
     pub soft: u64,
@@ -48,6 +50,8 @@ struct Read {
     epoch: u64,
     /// From then on nobody may be told of it.
     ends: u64,
+    /// It was read for a copy only, which the lease alone keeps from being left too late.
+    warming: bool,
     /// The life of the server in which the lease was given that it was filled under.
     life: Option<usize>,
 }
@@ -128,9 +132,9 @@ impl Oracle {
     }
 
     /// Postgres reads a row that is valid `until` then; copies may live for `ttl`.
-    pub fn reads(&mut self, token: usize, until: u64, ttl: u64) -> usize {
+    pub fn reads(&mut self, token: usize, until: u64, ttl: u64, warming: bool) -> usize {
         let ends = until.min(self.now + ttl);
-        self.reads.push(Read { token, epoch: self.epoch(token), ends, life: None });
+        self.reads.push(Read { token, epoch: self.epoch(token), ends, warming, life: None });
         self.reads.len() - 1
     }
 
@@ -170,6 +174,7 @@ impl Oracle {
     /// A process was told of a removal.
     pub fn told(&mut self, process: usize, token: usize, removal: u64) {
         let floor = &mut self.processes[process].floors[token];
+        floor.told = floor.told.max(removal);
         floor.hard = floor.hard.max(removal);
     }
 
@@ -183,6 +188,7 @@ impl Oracle {
     /// A call that ended or forgot what was there in an epoch has resolved, or its news was heard.
     pub fn forgot(&mut self, process: usize, token: usize, epoch: u64) {
         let floor = &mut self.processes[process].floors[token];
+        floor.told = floor.told.max(epoch);
         floor.hard = floor.hard.max(epoch);
         floor.nobody = floor.nobody.max(epoch);
     }
@@ -278,8 +284,10 @@ impl Oracle {
 
     /// A process begins to leave a copy in Redis.
     pub fn leaves(&mut self, process: usize, known: &str) {
-        let Some(Read { token, epoch, .. }) = read_of(known).map(|read| &self.reads[read]) else { return };
-        if *epoch < self.marked[process][*token].hard {
+        let Some(Read { token, epoch, warming: false, .. }) = read_of(known).map(|read| &self.reads[read]) else {
+            return;
+        };
+        if *epoch < self.marked[process][*token].told {
             self.violated(format!("process {process} leaves a copy of {token}, which it has forgotten"));
         }
     }

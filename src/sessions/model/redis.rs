@@ -50,13 +50,11 @@ enum Answer {
 
 impl Keyspace {
     /// Removes a key as a command, an eviction or an expiry does.
-    pub fn remove(&mut self, key: &str) -> bool {
-        let was_there = self.keys.remove(key).is_some();
-        if was_there {
+    pub fn remove(&mut self, key: &str) {
+        if self.keys.remove(key).is_some() {
             self.written.insert(key.to_owned());
         }
         self.removed.push(key.to_owned());
-        was_there
     }
 
     /// Puts something of another type there.
@@ -100,7 +98,11 @@ impl Keyspace {
         }
         match name.as_str() {
             "DEL" if self.refuses == Refuses::Del => Err("NOPERM this user has no permissions to run 'del'".into()),
-            "DEL" => Ok(Answer::Number(self.remove(&key).into())),
+            "DEL" => {
+                let was_there = self.keys.contains_key(&key);
+                self.remove(&key);
+                Ok(Answer::Number(was_there.into()))
+            }
             "HGET" => Ok(Answer::Text(self.fields(&key)?.and_then(|fields| fields.get(&rest[0]).cloned()))),
             "HMGET" => {
                 let fields = self.fields(&key)?.cloned().unwrap_or_default();

@@ -25,6 +25,7 @@ pub struct Row {
 #[derive(Debug, Clone)]
 pub enum Asked {
     Find(usize),
+    FindAll(Vec<usize>),
     Named { named: Naming, announce: bool, delete: bool },
     Rotate { token: usize, new: usize },
 }
@@ -36,10 +37,12 @@ pub enum Naming {
     Token(usize),
     User,
     Others(String),
+    Expired,
 }
 
 pub enum Said {
-    Found(Box<Option<Found>>),
+    Found(Option<Box<Found>>),
+    All(Vec<(TokenHash, Found)>),
     Named(Named),
     Rotated(bool),
 }
@@ -85,6 +88,7 @@ impl State {
                 Naming::Token(wanted) => token == wanted,
                 Naming::User => true,
                 Naming::Others(except) => row.id != *except,
+                Naming::Expired => row.ends <= self.now(),
             })
         };
         (0..TOKENS).filter(meant).collect()
@@ -97,18 +101,23 @@ impl State {
         epoch
     }
 
+    /// What Postgres has for a token; whoever wants it for a copy only is `warming`.
+    fn find(&mut self, token: usize, warming: bool) -> Option<Found> {
+        let now = self.now();
+        let row = self.rows[token].clone().filter(|row| now < row.ends)?;
+        let read = self.oracle.reads(token, row.ends, self.ttl, warming);
+        let session = session(&self.names.hashes[token], row.id, read);
+        Some(Found { session, remaining: Duration::from_micros(row.ends - now) })
+    }
+
     /// Postgres executes a statement.
     pub fn execute(&mut self, asked: &Asked, task: Option<Id>) -> Said {
         let now = self.now();
         match asked {
-            Asked::Find(token) => {
-                let Some(row) = self.rows[*token].clone().filter(|row| now < row.ends) else {
-                    return Said::Found(Box::default());
-                };
-                let read = self.oracle.reads(*token, row.ends, self.ttl);
-                let session = session(&self.names.hashes[*token], row.id, read);
-                let remaining = Duration::from_micros(row.ends - now);
-                Said::Found(Box::new(Some(Found { session, remaining })))
+            Asked::Find(token) => Said::Found(self.find(*token, false).map(Box::new)),
+            Asked::FindAll(tokens) => {
+                let found = |token: &usize| Some((self.names.hashes[*token], self.find(*token, true)?));
+                Said::All(tokens.iter().filter_map(found).collect())
             }
             Asked::Named { named, announce, delete } => {
                 let tokens = self.tokens(named);
@@ -172,23 +181,33 @@ pub struct Rows {
 struct Watch<'a> {
     rows: &'a Rows,
     asked: u64,
+    reads: Option<(usize, usize)>,
     failed: bool,
 }
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        self.rows.shared.lock().oracle.asked_postgres(self.rows.process, self.asked, self.failed);
+        let mut state = self.rows.shared.lock();
+        state.oracle.asked_postgres(self.rows.process, self.asked, self.failed);
+        if let Some(index) = self.reads.and_then(|reads| state.reading.iter().position(|one| *one == reads)) {
+            state.reading.swap_remove(index);
+        }
     }
 }
 
 impl Rows {
     async fn ask(&self, asked: Asked) -> Result<Said> {
+        let reads = if let Asked::Find(token) = asked { Some((self.process, token)) } else { None };
         let since = {
             let mut state = self.shared.lock();
             state.oracle.asks_postgres(self.process);
+            if reads.is_some_and(|reads| state.reading.contains(&reads)) {
+                state.oracle.saw("read beside one that may not be joined");
+            }
+            state.reading.extend(reads);
             state.now()
         };
-        let mut watch = Watch { rows: self, asked: since, failed: false };
+        let mut watch = Watch { rows: self, asked: since, reads, failed: false };
         self.shared.gate(self.process).await;
         let (reply, answer) = oneshot::channel();
         self.shared.lock().questions.push(Question { process: self.process, task: try_id(), asked, reply });
@@ -204,6 +223,10 @@ impl Rows {
             Which::User(_) => Naming::User,
             Which::Others { except, .. } => Naming::Others(except.into()),
         };
+        self.about(named, announce, delete).await
+    }
+
+    async fn about(&self, named: Naming, announce: bool, delete: bool) -> Result<Named> {
         match self.ask(Asked::Named { named, announce, delete }).await? {
             Said::Named(named) => Ok(named),
             _ => Err(Error::Internal("another answer".into())),
@@ -214,7 +237,7 @@ impl Rows {
 impl SessionRows for Rows {
     async fn find(&self, token: TokenHash) -> Result<Option<Found>> {
         match self.ask(Asked::Find(self.shared.names.number(token))).await? {
-            Said::Found(found) => Ok(*found),
+            Said::Found(found) => Ok(found.map(|found| *found)),
             _ => Err(Error::Internal("another answer".into())),
         }
     }
@@ -241,8 +264,12 @@ impl SessionRows for Rows {
         }
     }
 
-    async fn find_all(&self, _: &[TokenHash]) -> Result<Vec<(TokenHash, Found)>> {
-        Ok(Vec::new())
+    async fn find_all(&self, tokens: &[TokenHash]) -> Result<Vec<(TokenHash, Found)>> {
+        let tokens = tokens.iter().map(|token| self.shared.names.number(*token)).collect();
+        match self.ask(Asked::FindAll(tokens)).await? {
+            Said::All(found) => Ok(found),
+            _ => Err(Error::Internal("another answer".into())),
+        }
     }
 
     async fn newest(&self, _: u32, _: Duration) -> Result<Vec<TokenHash>> {
@@ -258,7 +285,7 @@ impl SessionRows for Rows {
     }
 
     async fn delete_expired(&self, _: u32) -> Result<Named> {
-        Ok(Named::default())
+        self.about(Naming::Expired, true, true).await
     }
 
     async fn delete_inactive(&self, _: Duration, _: u32) -> Result<Named> {

@@ -7,8 +7,9 @@ use super::{SECOND, TOKENS};
 use crate::error::{Error, Result};
 use crate::keys::{Keys, TokenHash};
 use crate::redis_value::Value;
+use crate::stores::redis::Entries;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::Id;
 
@@ -38,16 +39,21 @@ impl Names {
 pub struct Shared {
     state: Arc<Mutex<State>>,
     pub names: Arc<Names>,
+    pub entries: Arc<Entries>,
 }
 
 impl Shared {
-    pub fn new(state: State) -> Self {
+    pub fn new(state: State, entries: Entries) -> Self {
         let names = state.names.clone();
-        Self { state: Arc::new(Mutex::new(state)), names }
+        Self { state: Arc::new(Mutex::new(state)), names, entries: Arc::new(entries) }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => panic!("a case has one thread, which waits for itself"),
+        }
     }
 
     /// Waits here until the model goes on with it, if it wants to: the thread has something else to do first.
@@ -84,6 +90,8 @@ pub struct State {
     pub leases: BTreeMap<String, usize>,
     pub rows: [Option<Row>; TOKENS],
     pub questions: Vec<Question>,
+    /// Which processes read the rows of which tokens now.
+    pub reading: Vec<(usize, usize)>,
     /// What the statements of each call were about.
     pub done: Vec<(Id, usize, u64)>,
     pub listeners: Vec<Listener>,
@@ -108,6 +116,7 @@ impl State {
             leases: BTreeMap::new(),
             rows: Default::default(),
             questions: Vec::new(),
+            reading: Vec::new(),
             done: Vec::new(),
             listeners: (0..processes).map(|_| Listener::default()).collect(),
             triggers: false,
@@ -216,7 +225,8 @@ impl Link {
 /// What Postgres tells a process.
 #[derive(Clone, Copy, Debug)]
 pub enum News {
-    Listening,
+    /// The listener was connected, which it asked for then.
+    Listening(u64),
     Forget(usize, u64),
     ForgetAll,
     Alive(u64),
