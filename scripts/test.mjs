@@ -50,7 +50,16 @@ const STEPS = [
     env: { RUSTDOCFLAGS: '-D warnings' },
   },
   { name: 'levels of the crate', command: ['node', 'scripts/check-layers.mjs'] },
-  { name: 'scripts', command: ['node', '--test', 'scripts/check-layers.test.mjs', 'scripts/services.test.mjs'] },
+  {
+    name: 'scripts',
+    command: [
+      'node',
+      '--test',
+      'scripts/check-layers.test.mjs',
+      'scripts/services.test.mjs',
+      '__test__/bench/limits/limits.test.mjs',
+    ],
+  },
   { name: 'cargo test', services: true, command: ['cargo', 'test'] },
   { name: 'cargo test without JavaScript', services: true, command: ['cargo', 'test', '--no-default-features'] },
   {

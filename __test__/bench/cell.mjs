@@ -13,7 +13,7 @@ async function measure({ table, ...cell }) {
   load.failed = 0;
   load.failure = null;
 
-  work.begin?.(load);
+  await work.begin?.(load);
   const processBefore = process.cpuUsage();
   const loopBefore = performance.eventLoopUtilization();
   const mainThreadBefore = mainThreadTime();
@@ -24,7 +24,7 @@ async function measure({ table, ...cell }) {
   const loop = performance.eventLoopUtilization(loopBefore);
   const cpu = process.cpuUsage(processBefore);
   const { calls } = load;
-  const more = work.finish?.(load);
+  const more = await work.finish?.(load);
   if (calls === 0) throw new Error('No call was made: there was too little for the warm-up.');
   const [p50, p99] = load.percentiles([0.5, 0.99]);
   await work.close();

@@ -5,6 +5,24 @@ import { performance } from 'node:perf_hooks';
 /** Latencies that are kept of one cell; of more calls than these the latest are. */
 const KEPT = 2 ** 21;
 
+/** Hands out items, round and round. */
+export function around(items) {
+  let position = 0;
+  return () => {
+    if (position === items.length) position = 0;
+    return items[position++];
+  };
+}
+
+/** Hands out each item once. */
+export function inOrder(items) {
+  let position = 0;
+  return () => items[position++];
+}
+
+/** What the given share of `sorted` numbers stays within. */
+export const percentile = (sorted, share) => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)];
+
 export class Load {
   constructor(work) {
     this.work = work;
@@ -67,6 +85,6 @@ export class Load {
   /** Latency in microseconds that the given share of the last run's calls stayed within. */
   percentiles(shares) {
     const sorted = this.latencies.subarray(0, Math.min(this.calls, KEPT)).sort();
-    return shares.map((share) => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] * 1000);
+    return shares.map((share) => percentile(sorted, share) * 1000);
   }
 }

@@ -1,5 +1,5 @@
-// Sessions against what one would write without this package, and the Redis client against others. `--help` prints the
-// options.
+// Sessions against what one would write without this package, and the Redis client and rate limits against others. `--help`
+// prints the options.
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -7,13 +7,14 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { machineFacts, restWarnings } from './machine.mjs';
+import { table as limits } from './limits/table.mjs';
 import { mainThreadMeasure } from './main-thread.mjs';
 import { measureAll, plan } from './measure.mjs';
 import { table as redis } from './redis/table.mjs';
 import { table as sessions } from './sessions/table.mjs';
 import { summarize } from './summary.mjs';
 
-const TABLES = { sessions, redis };
+const TABLES = { sessions, redis, limits };
 
 /** Names of cases: whole groups such as `cold`, then single ones such as `cold-50`. */
 const caseNames = ({ cases }) => [...new Set([...cases.map(({ set }) => set), ...cases.map(({ id }) => id)])];

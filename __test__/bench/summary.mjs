@@ -29,6 +29,15 @@ export function summarize(table, cells) {
   return rows;
 }
 
+/** `null` of nothing. */
+export const medianOf = (values) => (values.length > 0 ? median(values) : null);
+
+/** The median over the rounds; `null` where it was not measured. */
+export function measured(cells, measure, id, peer) {
+  const values = cells.filter((cell) => cell.case === id && cell.peer === peer).map((cell) => cell[measure] ?? null);
+  return values.includes(null) ? null : medianOf(values);
+}
+
 /**
  * How many times the number of `theirs` that of `ours` is: the median over rounds of neighbours in time, because a machine
  * that slows down half-way slows both. `null` where one of them was not measured.
@@ -39,7 +48,7 @@ export function ratio(cells, measure, id, ours, theirs) {
     const their = cells.find((cell) => cell.peer === theirs && cell.case === id && cell.round === our.round);
     if (their) values.push(our[measure] / their[measure]);
   }
-  return values.length > 0 ? median(values) : null;
+  return medianOf(values);
 }
 
 /** A target with what was measured; `met` is null where nothing was. */

@@ -4,15 +4,21 @@ import { RedisServer, ensureInstalled } from '../../../scripts/services.mjs';
 import { fill } from './data.mjs';
 
 export class Servers {
-  /** Of the cells. Every client is told the server by its options, so that ours need not warn of what is missing here. */
-  environment = { STUDIO_REDIS_LOG: 'error' };
-
   static async start() {
     if (!(await ensureInstalled()).redisServer) throw new Error('The benchmark needs a redis-server on this machine.');
-    const servers = new Servers();
+    const servers = new this();
     servers.redis = await RedisServer.start();
-    await fill(servers.redis.url);
+    await servers.prepare();
     return servers;
+  }
+
+  prepare() {
+    return fill(this.redis.url);
+  }
+
+  /** Of the cells. Every client is told the server by its options, so that ours need not warn of what is missing here. */
+  get environment() {
+    return { STUDIO_REDIS_LOG: 'error' };
   }
 
   get forCells() {

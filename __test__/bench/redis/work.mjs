@@ -1,18 +1,10 @@
 // What a cell of the second table does: one command, again and again. Every reply is checked while it is measured, as
 // far as that costs next to nothing, and the first ones whole.
 
+import { around } from '../load.mjs';
 import { BATCH, KEYS } from './cases.mjs';
 import { HASHES, LARGE_VALUES, SMALL_VALUES } from './data.mjs';
 import { PEERS } from './peers.mjs';
-
-/** Hands out items, round and round. */
-function around(items) {
-  let position = 0;
-  return () => {
-    if (position === items.length) position = 0;
-    return items[position++];
-  };
-}
 
 const items = ({ keys, valueFor }) => keys.map((key, number) => ({ key, value: valueFor(number) }));
 

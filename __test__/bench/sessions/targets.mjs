@@ -1,18 +1,10 @@
 // What sessions have to reach, against others in the same run where that is possible.
 
-import { median, ratio, target } from '../summary.mjs';
+import { measured, medianOf, ratio, target } from '../summary.mjs';
 import { CACHED_SESSIONS, SESSIONS_A_USER, STEADY } from './cases.mjs';
 
 const MEGABYTE = 1_000_000;
 const inEnglish = (count) => count.toLocaleString('en-US');
-
-const medianOf = (values) => (values.length > 0 ? median(values) : null);
-
-/** The median over the rounds; `null` where it was not measured. */
-function measured(cells, measure, id, peer = 'addon') {
-  const values = cells.filter((cell) => cell.case === id && cell.peer === peer).map((cell) => cell[measure] ?? null);
-  return values.includes(null) ? null : medianOf(values);
-}
 
 /** Rounds with what a revocation took in milliseconds; only those where so many were really there, which is what the case is about. */
 const revoking = (cells, measure, cached) =>
@@ -27,7 +19,7 @@ function byRound(some, others) {
 }
 
 export function targets(cells, { binary, require }) {
-  const ours = (measure, id) => measured(cells, measure, id);
+  const ours = (measure, id) => measured(cells, measure, id, 'addon');
   const against = (measure, id, peer) => ratio(cells, measure, id, 'addon', peer);
   const atMost = (text, value, most, unit, digits) => target(text, value, (each) => each <= most, unit, digits);
   const longest = medianOf(revoking(cells, 'p99', 100_000).map(({ value }) => value));

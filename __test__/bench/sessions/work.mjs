@@ -1,7 +1,8 @@
 // What a cell of the first table does: it asks who the tokens belong to, or signs users out.
 
+import { HotLoad } from '../hot.mjs';
+import { around, inOrder } from '../load.mjs';
 import { CACHED_SESSIONS, STAMPEDE, STEADY } from './cases.mjs';
-import { HotLoad } from './hot.mjs';
 import { hashOf, sessionOf, tokenOf } from './numbered.mjs';
 import { PEERS } from './peers.mjs';
 import { revocations } from './revoke.mjs';
@@ -10,17 +11,6 @@ import { memory } from './memory.mjs';
 
 /** Simultaneous calls that fill a cache. */
 const FILLING = 500;
-
-/** Hands out sessions: the next one, round and round, or each once. */
-function source(sessions, { again }) {
-  let position = 0;
-  return () => {
-    if (position === sessions.length && again) position = 0;
-    return sessions[position++];
-  };
-}
-
-const inOrder = (sessions) => source(sessions, { again: false });
 
 /** Each time any of them. */
 const anyOf = (sessions) => () => sessions[Math.floor(Math.random() * sessions.length)];
@@ -94,7 +84,7 @@ export function open(cell) {
   let localBefore = 0;
 
   return {
-    next: (sources[set] ?? ((all) => source(all, { again: true })))(wanted),
+    next: (sources[set] ?? around)(wanted),
     call: peer.call ?? ((session) => peer.validate(session.token)),
     right: peer.right ?? ((answer, { token, hash = hashOf(token) }) => answer?.token === hash),
     load: loads[set],

@@ -11,14 +11,14 @@
 
 import { performance } from 'node:perf_hooks';
 import { setImmediate as turn } from 'node:timers/promises';
-import { Load } from '../load.mjs';
-import { mainThreadTime } from '../main-thread.mjs';
-import { median } from '../summary.mjs';
+import { Load } from './load.mjs';
+import { mainThreadTime } from './main-thread.mjs';
+import { median } from './summary.mjs';
 
 /** Calls between two turns of the event loop, and how many of them each caller makes at least. */
 const SAMPLE = 1000;
 const AT_LEAST = 20;
-/** Of single calls, one in so many is checked to be the right session. */
+/** Of single calls, one in so many is checked to have the right answer. */
 const CHECKED = 10;
 
 const now = () => process.hrtime.bigint();
