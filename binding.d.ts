@@ -9,11 +9,17 @@
  */
 export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
 
+/** Makes the function that admits requests by the tier of the user. */
+export declare function admissionByTier(): unknown
+
 /**
  * Takes over `process.env`, the error classes, `JSON.parse` and promises of the realm that loads this package, and gives
- * what is made by hand: the class of clients, and `validateSessionWithCache`.
+ * what is made by hand: the class of clients, `validateSessionWithCache`, `checkLimit`, and the classes of stores.
  */
 export declare function attach(realm: unknown): unknown
+
+/** Counts an attempt to sign in; true if it is over the limit. */
+export declare function checkRateLimit(identifier: unknown, maxAttempts: unknown, windowMs: unknown): unknown
 
 /** True if Redis answers a `PING`; false also where `REDIS_URL` is not set. */
 export declare function checkRedisHealth(): unknown
@@ -24,14 +30,26 @@ export declare function cleanupExpiredSessions(): unknown
 /** Deletes sessions that nobody has used for a while. */
 export declare function cleanupInactiveSessions(days: unknown): unknown
 
+/** Forgets attempts to sign in. */
+export declare function clearRateLimit(identifier: unknown): unknown
+
+/** Forgets every count of every limit. */
+export declare function clearRateLimits(): unknown
+
 /** Closes the client of `REDIS_URL`. */
 export declare function closeRedisClient(): unknown
 
 /** Changes the switches of the session cache while it runs. */
 export declare function configureSessionCache(options: unknown): unknown
 
+/** Makes the function that admits requests by a configuration, and gives what that says of errors: `[admit, error]`. */
+export declare function createAdmission(config: unknown): unknown
+
 /** The breakers of `REDIS_URL` and `DATABASE_URL`. */
 export declare function getBreakerState(): unknown
+
+/** What was decided under each name. */
+export declare function getRateLimitMetrics(): unknown
 
 /** The client of `REDIS_URL`; `null` if that is not set. */
 export declare function getRedisClient(): unknown
@@ -62,6 +80,12 @@ export declare function offBreakerChange(handler: unknown): unknown
 
 /** Calls a function at each change of a breaker; gives a number by which that is ended. */
 export declare function onBreakerChange(handler: unknown): unknown
+
+/** The names of the headers of a response. */
+export declare function rateLimitHeaders(): unknown
+
+/** The limits of each tier. */
+export declare function rateLimits(): unknown
 
 /** Sets the counters of the session cache to zero. */
 export declare function resetSessionCacheMetrics(): unknown

@@ -1,5 +1,5 @@
 /**
- * Sessions and Redis for Studio, inside its Node.js process.
+ * Sessions, rate limits and Redis for Studio, inside its Node.js process.
  *
  * One engine serves the whole process, however often this module is loaded. It opens at the first call that needs it,
  * from `process.env` as that call's module sees it; loading starts nothing. Pending promises keep the process alive,
@@ -31,6 +31,8 @@ export type RedisNativeErrorCode =
   | 'ERR_CLOSED'
   /** Neither cache nor Postgres could answer. It never means "not logged in"; see `cause`. */
   | 'ERR_SESSION_STORE'
+  /** Too many requests; see {@link RateLimitedError}. */
+  | 'ERR_RATE_LIMITED'
   /** A bug in this package. */
   | 'ERR_INTERNAL';
 
@@ -293,6 +295,254 @@ export function installTriggers(options?: { dryRun?: boolean }): Promise<string>
 
 /** Removes what {@link installTriggers} made. Resolves with the SQL. */
 export function uninstallTriggers(options?: { dryRun?: boolean }): Promise<string>;
+
+/** How calls are counted against a limit. All of them decide in one step on the server, by its clock, in microseconds. */
+export type RateLimitAlgorithm =
+  /**
+   * Exact: at no moment more than the limit within the window that ends there. Redis keeps some 15 bytes for each admitted call
+   * of a window, so that `limit` is at most 100,000; from 1,000 on `token-bucket` is the better choice.
+   */
+  | 'sliding-window'
+  /** GCRA: at most `limit` at once, and one more each `window / limit`. 170 bytes a key, whatever the limit. */
+  | 'token-bucket'
+  /** At most `limit` from the first call until `window` later. Up to twice that may come around the end of a window. */
+  | 'fixed-window';
+
+/** What is done while Redis does not answer. */
+export type OnOutage =
+  /** Decide by what this process has counted: its share of the limit holds in each process. */
+  | 'local'
+  /** Allow every call. It is counted all the same. */
+  | 'allow'
+  /** Deny every call. */
+  | 'deny';
+
+/** What a caller is told of a limit. */
+export interface RateLimitInfo {
+  readonly limit: number;
+  /** How many calls of cost 1 would still be allowed now. */
+  readonly remaining: number;
+  /** When all of the limit is there again, in Unix seconds, rounded up. */
+  readonly reset: number;
+  /** If denied: after so many whole seconds, rounded up, this call is allowed if nobody else comes. */
+  readonly retryAfter?: number;
+}
+
+/** The answer to one check. It may be given to several callers, and is frozen then. */
+export interface RateLimitResult {
+  readonly allowed: boolean;
+  readonly info: RateLimitInfo;
+}
+
+/** How a check may differ from others. */
+export interface RateLimitCheckOptions {
+  /** Default `'sliding-window'`. */
+  algorithm?: RateLimitAlgorithm;
+  /** For how many calls it counts, 1 to `limit`. Default `1`. */
+  cost?: number;
+  /** Default `'local'`. */
+  onOutage?: OnOutage;
+  /** Counts, and says what it would do in {@link getRateLimitMetrics}, but allows every call. Default `false`. */
+  shadow?: boolean;
+  /** Whose count and metrics these are: 1 to 64 of `A-Z a-z 0-9 . _ / -`. Default `'default'`. */
+  name?: string;
+}
+
+/**
+ * Counts a call against a limit and says whether it is allowed.
+ *
+ * A key has one count for each name and algorithm. Checked against several limits, each window holds for all calls of the key,
+ * whatever limit allowed them; a bucket takes over the time until it is full. A key has 1 to 4096 bytes; of one with more than
+ * 256, the SHA-256 is used. `limit` is a whole number from 1 to 1,000,000,000, the window
+ * lasts from 0.001 s to 31 days.
+ *
+ * Redis gets 100 ms. Without it, this process decides (see {@link OnOutage}), and never rejects for that reason; when it is
+ * back, both must allow for one window. What Redis denied is denied here without asking it for at most one second more.
+ */
+export function checkLimit(
+  key: string,
+  limit: number,
+  windowSeconds: number,
+  options?: RateLimitCheckOptions,
+): Promise<RateLimitResult>;
+
+/** Settings of a store. */
+export interface RateLimitStoreOptions {
+  /** Stores of different name do not share counts. Default `'default'`. */
+  name?: string;
+  /** Default `'local'`. */
+  onOutage?: OnOutage;
+  /** Default `false`. */
+  shadow?: boolean;
+}
+
+/** Counts of one kind. All stores of a process with the same class and name are one and the same. */
+export interface RateLimitStore {
+  /** Like {@link checkLimit}. */
+  checkLimit(key: string, limit: number, windowSeconds: number, options?: { cost?: number }): Promise<RateLimitResult>;
+  /** What `checkLimit` would answer, without counting anything. */
+  peek(key: string, limit: number, windowSeconds: number, options?: { cost?: number }): Promise<RateLimitResult>;
+  /** Takes calls back that were counted, such as one that failed for another reason: the latest, `cost` of them. */
+  refund(key: string, limit: number, windowSeconds: number, options?: { cost?: number }): Promise<void>;
+  /** How a key stands against the limit that it was last checked against; `null` if nothing is counted. */
+  get(key: string): Promise<RateLimitInfo | null>;
+  /**
+   * Forgets what was counted for a key, or for all keys of this store. Other processes notice within a second; those that had
+   * to decide without Redis, within a window after it is back. Where Redis is away, only this process forgets, which is logged.
+   */
+  clear(key?: string): Promise<void>;
+}
+
+/** Counts in Redis; sliding windows, unless it is told otherwise. */
+export declare class RedisRateLimitStore implements RateLimitStore {
+  constructor(options?: RateLimitStoreOptions & { algorithm?: RateLimitAlgorithm });
+  checkLimit: RateLimitStore['checkLimit'];
+  peek: RateLimitStore['peek'];
+  refund: RateLimitStore['refund'];
+  get: RateLimitStore['get'];
+  clear: RateLimitStore['clear'];
+}
+
+/** Token buckets in Redis. */
+export declare class RedisTokenBucketStore implements RateLimitStore {
+  constructor(options?: RateLimitStoreOptions);
+  checkLimit: RateLimitStore['checkLimit'];
+  peek: RateLimitStore['peek'];
+  refund: RateLimitStore['refund'];
+  get: RateLimitStore['get'];
+  clear: RateLimitStore['clear'];
+}
+
+/** Counts of this process alone; sliding windows, unless it is told otherwise. At most `RATE_LIMIT_LOCAL_KEYS`; beyond it, the least used keys share counts, never fewer. */
+export declare class InMemoryRateLimitStore implements RateLimitStore {
+  constructor(options?: Pick<RateLimitStoreOptions, 'name' | 'shadow'> & { algorithm?: RateLimitAlgorithm });
+  checkLimit: RateLimitStore['checkLimit'];
+  peek: RateLimitStore['peek'];
+  refund: RateLimitStore['refund'];
+  get: RateLimitStore['get'];
+  clear: RateLimitStore['clear'];
+}
+
+/** The store of {@link checkLimit} without options. */
+export function getRateLimitStore(): RedisRateLimitStore;
+
+/** Forgets every count of every limit, in Redis and in this process. See {@link RateLimitStore.clear}. */
+export function clearRateLimits(): Promise<void>;
+
+/** Calls in so many seconds. */
+export interface RateLimit {
+  readonly requests: number;
+  readonly window: number;
+}
+
+/** The limits of {@link rateLimitMiddleware} by the tier of the user. */
+export declare const RATE_LIMITS: {
+  readonly free: RateLimit;
+  readonly pro: RateLimit;
+  readonly enterprise: RateLimit;
+};
+
+/** What a limiter reads of a request: that of `node:http`, of Next.js and of Express. */
+export interface RateLimitedRequest {
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  readonly socket?: { readonly remoteAddress?: string | undefined } | null | undefined;
+  readonly user?:
+    | {
+        readonly sub?: string | undefined;
+        readonly id?: string | undefined;
+        readonly user_metadata?: { readonly tier?: string | undefined } | null | undefined;
+      }
+    | null
+    | undefined;
+}
+
+/** What a limiter does to a response. */
+export interface RateLimitedResponse {
+  setHeader(name: string, value: string): unknown;
+}
+
+/**
+ * Counts a request, sets the headers `RateLimit`, `RateLimit-Policy`, `RateLimit-Limit`, `-Remaining` and `-Reset`, the same three
+ * with `X-`, and calls `next`, for which it waits. Denied, it also sets `Retry-After` and rejects: {@link RateLimitedError}.
+ *
+ * Counted by `user.sub`, or else `user.id`, or else the client's address: an IPv4 address, or the /64 of an IPv6 address, taken from
+ * `X-Forwarded-For` as `RATE_LIMIT_TRUSTED_PROXY_HOPS` says.
+ */
+export type RateLimiter = (
+  req: RateLimitedRequest,
+  res: RateLimitedResponse,
+  next: () => unknown,
+) => Promise<void>;
+
+/** With `ERR_RATE_LIMITED`. */
+export interface RateLimitedError extends RedisNativeError {
+  readonly code: 'ERR_RATE_LIMITED';
+  readonly statusCode: 429;
+  /** Whole seconds. */
+  readonly retryAfter: number;
+}
+
+export interface RateLimiterConfig {
+  /** A whole number from 1. */
+  requests: number;
+  /** Seconds. */
+  window: number;
+  /** Limiters of different name do not share counts. Default made of the numbers: `'10/60'`. */
+  name?: string;
+  /** Default `'sliding-window'`. */
+  algorithm?: RateLimitAlgorithm;
+  /** Default `'local'`. */
+  onOutage?: OnOutage;
+  /** Default `false`. */
+  shadow?: boolean;
+  /** Makes what is thrown when a request is denied. Default {@link RateLimitedError}. */
+  error?: (info: RateLimitInfo) => Error;
+}
+
+/** A limiter for requests. A wrong configuration throws at once. */
+export function createRateLimiter(config: RateLimiterConfig): RateLimiter;
+
+/** A limiter by the tier of the user, see {@link RATE_LIMITS}; `free` for whoever has none. Its name is `api`. */
+export function rateLimitMiddleware(
+  req: RateLimitedRequest,
+  res: RateLimitedResponse,
+  next: () => unknown,
+  customLimit?: RateLimit,
+): Promise<void>;
+
+/** 10 requests in 60 s. */
+export const strictRateLimiter: RateLimiter;
+
+/** 10000 requests in 60 s. */
+export const generousRateLimiter: RateLimiter;
+
+/**
+ * Counts an attempt to sign in; `true` if it is over the limit. What identifies an attempt is up to the caller, such as address and
+ * name together. Unlike Studio's own function it returns a promise: without `await` everybody would be over the limit.
+ *
+ * @param maxAttempts Default `5`.
+ * @param windowMs Milliseconds, 1 to 31 days. Default `900000`.
+ */
+export function checkRateLimit(identifier: string, maxAttempts?: number, windowMs?: number): Promise<boolean>;
+
+/** Forgets the attempts to sign in, such as after one that succeeded. */
+export function clearRateLimit(identifier: string): Promise<void>;
+
+/** Counts since the start of what limits of one name decided. */
+export interface RateLimitMetrics {
+  /** Allowed calls, those in shadow mode included. */
+  allowed: number;
+  denied: number;
+  /** Allowed in shadow mode only. */
+  shadowDenied: number;
+  /** Denied without asking Redis: it had just denied the same, or this process does, within a window after an outage. */
+  answeredLocally: number;
+  /** Decided without Redis, because it did not answer. */
+  answeredInOutage: number;
+}
+
+/** The counts of each name that was used. Beyond 1000 names, the others are counted together, as `(others)`. */
+export function getRateLimitMetrics(): Record<string, RateLimitMetrics>;
 
 /** What a Redis command takes: text, a number as JavaScript writes it, or bytes. */
 export type RedisArgument = string | number | Uint8Array;

@@ -5,13 +5,30 @@
 const native = require('./binding.js');
 
 const done = Promise.resolve();
-const [RedisClientWrapper, validateSessionWithCache] = native.attach({
+
+/** The answer to a check: objects that have their shape from the beginning are made fastest here. */
+function limitResult(allowed, limit, remaining, reset, retryAfter) {
+  if (retryAfter === undefined) return { allowed, info: { limit, remaining, reset } };
+  return { allowed, info: { limit, remaining, reset, retryAfter } };
+}
+
+const [
+  RedisClientWrapper,
+  validateSessionWithCache,
+  checkLimit,
+  RedisRateLimitStore,
+  RedisTokenBucketStore,
+  InMemoryRateLimitStore,
+] = native.attach({
   env: process.env,
   Error,
   TypeError,
   RangeError,
   parse: JSON.parse,
   soon: (work) => void done.then(work),
+  limit: limitResult,
+  limited: (allowed, limit, remaining, reset, retryAfter) =>
+    Promise.resolve(limitResult(allowed, limit, remaining, reset, retryAfter)),
 });
 
 RedisClientWrapper.prototype.scanIterator = async function* scanIterator(pattern, count) {
@@ -22,6 +39,21 @@ RedisClientWrapper.prototype.scanIterator = async function* scanIterator(pattern
     yield* keys;
   }
 };
+
+/** Sets the headers that the native side has decided on, and goes on, or throws what it or Studio has made. */
+async function pass(admission, res, next, error) {
+  const [values, denied, info] = await admission;
+  for (let at = 0; at < values.length; at += 1) res.setHeader(headers[at], values[at]);
+  if (denied) throw error ? error(info) : denied;
+  await next();
+}
+
+const headers = native.rateLimitHeaders();
+const admitByTier = native.admissionByTier();
+function createRateLimiter(config) {
+  const [admit, error] = native.createAdmission(config);
+  return (req, res, next) => pass(admit(req, res, next), res, next, error);
+}
 
 // One statement each: that is what lets `import { shutdown }` work from ES modules.
 exports.validateSessionWithCache = validateSessionWithCache;
@@ -56,6 +88,22 @@ exports.sessionCache = Object.freeze({
   getPoolStats: native.getSessionCachePoolStats,
   close: native.shutdown,
 });
+exports.checkLimit = checkLimit;
+exports.RedisRateLimitStore = RedisRateLimitStore;
+exports.RedisTokenBucketStore = RedisTokenBucketStore;
+exports.InMemoryRateLimitStore = InMemoryRateLimitStore;
+const store = new RedisRateLimitStore();
+exports.getRateLimitStore = () => store;
+exports.clearRateLimits = native.clearRateLimits;
+exports.RATE_LIMITS = native.rateLimits();
+exports.rateLimitMiddleware = (req, res, next, customLimit) =>
+  pass(admitByTier(req, res, next, customLimit), res, next);
+exports.createRateLimiter = createRateLimiter;
+exports.strictRateLimiter = createRateLimiter({ requests: 10, window: 60, name: 'strict' });
+exports.generousRateLimiter = createRateLimiter({ requests: 10_000, window: 60, name: 'generous' });
+exports.checkRateLimit = native.checkRateLimit;
+exports.clearRateLimit = native.clearRateLimit;
+exports.getRateLimitMetrics = native.getRateLimitMetrics;
 exports.installTriggers = native.installTriggers;
 exports.uninstallTriggers = native.uninstallTriggers;
 exports.RedisClientWrapper = RedisClientWrapper;

@@ -170,6 +170,8 @@ describe('configureSessionCache', () => {
     }
     throw new Error('It was accepted.');
   };
+  /** What does not change by itself, as a push of Redis does that comes late. */
+  const settled = () => ({ ...addon.getSessionCacheMetrics(), invalidationsBy: undefined });
 
   test.each([
     ['undefined', undefined, 'options'],
@@ -188,20 +190,20 @@ describe('configureSessionCache', () => {
     ['localEnabled as a string', { localEnabled: 'yes' }, 'localEnabled'],
     ['a getter that throws', { get enabled() { throw new Error('on purpose'); } }, 'enabled'],
   ])('%s is a TypeError', (_, options, named) => {
-    const before = addon.getSessionCacheMetrics();
+    const before = settled();
     const error = thrown(options);
     expect(error).toBeInstanceOf(TypeError);
     expect(error.code).toBe('ERR_INVALID_ARG');
     expect(error.message).toContain(named);
-    expect(addon.getSessionCacheMetrics()).toEqual(before);
+    expect(settled()).toEqual(before);
   });
 
   test.each([0, -1, 0.5, 1.5, 301, NaN, Infinity, -Infinity, 2 ** 53])('ttlSeconds %p is a RangeError, and nothing is changed', (ttlSeconds) => {
-    const before = addon.getSessionCacheMetrics();
+    const before = settled();
     const error = thrown({ enabled: !before.enabled, ttlSeconds });
     expect(error).toBeInstanceOf(RangeError);
     expect(error).toMatchObject({ code: 'ERR_INVALID_ARG', message: expect.stringContaining('ttlSeconds') });
-    expect(addon.getSessionCacheMetrics()).toEqual(before);
+    expect(settled()).toEqual(before);
   });
 
   test('a long misspelled name is not repeated whole', () => {

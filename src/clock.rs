@@ -5,7 +5,13 @@
 use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+/// The time of day: microseconds since 1970. Only for what is shown to others: it can be set.
+pub fn unix_micros() -> u64 {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
 
 /// A clock that began when it was made. Clones agree.
 #[derive(Debug, Clone)]

@@ -20,6 +20,10 @@ pub const VARIABLES: &[&str] = &[
     "SESSION_CACHE_LOCAL_ENTRIES",
     "SESSION_CACHE_SECRET",
     "SESSION_ACTIVITY_FLUSH_SECONDS",
+    "RATE_LIMIT_TRUSTED_PROXY_HOPS",
+    "RATE_LIMIT_TRUST_X_REAL_IP",
+    "RATE_LIMIT_LOCAL_KEYS",
+    "RATE_LIMIT_INSTANCE_SHARE",
     "DATABASE_POOL_SIZE",
     "DATABASE_STATEMENT_CACHE",
     "STUDIO_REDIS_LOG",
@@ -41,6 +45,9 @@ const SHORTEST_SECRET: usize = 32;
 
 /// How long Redis may take of a validation's time, before Postgres is asked.
 pub const REDIS_SHARE_OF_VALIDATION: Duration = Duration::from_millis(250);
+
+/// How long Redis may take of a rate check's time, before this process decides.
+pub const REDIS_SHARE_OF_CHECK: Duration = Duration::from_millis(100);
 
 /// Deadline of one Redis command.
 pub const REDIS_DEADLINE: Duration = Duration::from_millis(1000);
@@ -101,6 +108,14 @@ pub struct Config {
     pub cache_secrets: Vec<Secret>,
     /// Time between two writes of the sessions' activity. Default `30` seconds.
     pub activity_flush: Duration,
+    /// Proxies in front of this process, each of which appends to `X-Forwarded-For`. Default `1`.
+    pub proxy_hops: u32,
+    /// `X-Real-IP` says who the client is. Default `false`.
+    pub trust_real_ip: bool,
+    /// Keys of rate limits that the process counts at most. Default `100000`.
+    pub limit_keys: u32,
+    /// How much of a limit this process allows while Redis is away. Default `1`.
+    pub instance_share: f64,
     /// A tracing filter. Default `warn`.
     pub log_filter: String,
 }
@@ -141,6 +156,10 @@ impl Config {
             local_entries: read.whole("SESSION_CACHE_LOCAL_ENTRIES", 1..=10_000_000)?.unwrap_or(100_000),
             cache_secrets: read.secrets("SESSION_CACHE_SECRET")?,
             activity_flush: Duration::from_secs(read.whole("SESSION_ACTIVITY_FLUSH_SECONDS", 1..=3600)?.unwrap_or(30)),
+            proxy_hops: read.whole("RATE_LIMIT_TRUSTED_PROXY_HOPS", 0..=10)?.unwrap_or(1),
+            trust_real_ip: read.switch("RATE_LIMIT_TRUST_X_REAL_IP")?.unwrap_or(false),
+            limit_keys: read.whole("RATE_LIMIT_LOCAL_KEYS", 1..=10_000_000)?.unwrap_or(100_000),
+            instance_share: read.share("RATE_LIMIT_INSTANCE_SHARE")?.unwrap_or(1.0),
             log_filter: read.text("STUDIO_REDIS_LOG").unwrap_or("warn").to_owned(),
         })
     }
@@ -174,6 +193,14 @@ impl<'a> Reader<'a> {
             Some("true" | "1") => Ok(Some(true)),
             Some("false" | "0") => Ok(Some(false)),
             Some(other) => Err(Error::InvalidConfig(format!("{name} must be true or false, got {other:?}."))),
+        }
+    }
+
+    fn share(&self, name: &str) -> Result<Option<f64>> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        match text.parse() {
+            Ok(share) if (0.01..=1.0).contains(&share) => Ok(Some(share)),
+            _ => Err(Error::InvalidConfig(format!("{name} must be a number from 0.01 to 1, got {text:?}."))),
         }
     }
 
@@ -224,6 +251,12 @@ mod tests {
             ("SESSION_CACHE_SECRET", "12345678901234567890123456789012,"),
             ("SESSION_CACHE_LOCAL_ENTRIES", "0"),
             ("SESSION_ACTIVITY_FLUSH_SECONDS", "0"),
+            ("RATE_LIMIT_TRUSTED_PROXY_HOPS", "11"),
+            ("RATE_LIMIT_TRUST_X_REAL_IP", "perhaps"),
+            ("RATE_LIMIT_LOCAL_KEYS", "0"),
+            ("RATE_LIMIT_INSTANCE_SHARE", "0.009"),
+            ("RATE_LIMIT_INSTANCE_SHARE", "1.5"),
+            ("RATE_LIMIT_INSTANCE_SHARE", "NaN"),
         ] {
             let error = config(&[("DATABASE_URL", "postgres://h/d"), (name, value)]).unwrap_err();
             assert_eq!(error.code(), "ERR_INVALID_CONFIG");

@@ -66,9 +66,17 @@ pub enum Error {
     /// Neither cache nor Postgres could say who this is. Never the same as "nobody".
     #[error("The session store cannot answer: {reason}")]
     SessionStore { reason: String, source: Option<Arc<Error>> },
+    /// A request was denied by a limit.
+    #[error("The limit of {quota} in {} s is reached; try again in {retry_after} s.", seconds(*window))]
+    RateLimited { quota: u32, window: Duration, retry_after: u32 },
     /// A bug in this package; the process goes on.
     #[error("A bug in @studio/redis-native: {0}. Please report it.")]
     Internal(String),
+}
+
+/// Seconds as people write them.
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
 }
 
 impl Error {
@@ -103,6 +111,7 @@ impl Error {
             Self::Reply { .. } => "ERR_REPLY",
             Self::Closed(_) => "ERR_CLOSED",
             Self::SessionStore { .. } => "ERR_SESSION_STORE",
+            Self::RateLimited { .. } => "ERR_RATE_LIMITED",
             Self::Internal(_) => "ERR_INTERNAL",
         }
     }

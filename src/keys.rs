@@ -74,6 +74,11 @@ impl Keys {
         format!("{}session:", self.prefix)
     }
 
+    /// `ratelimit:`, how the keys of all counts begin.
+    pub fn limits(&self) -> String {
+        format!("{}ratelimit:", self.prefix)
+    }
+
     /// The token that a key of [`Keys::session`] is about.
     pub fn token(&self, key: &str) -> Option<TokenHash> {
         TokenHash::from_hex(key.strip_prefix(&self.prefix)?.strip_prefix("session:")?)

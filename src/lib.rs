@@ -7,10 +7,10 @@
 //! |---|---|---|
 //! | 5 JavaScript | [`bindings`] | conversions and one call each; the only level that says `napi` |
 //! | 4 composition | [`process`], [`engine`], [`listeners`], [`logging`] | builds the engine, keeps the one that is open |
-//! | 3 features | [`sessions`], [`client`] | what Studio asks for |
+//! | 3 features | [`sessions`], [`rate_limit`], [`client`] | what Studio asks for |
 //! | 2 resilience | [`resilience`] | deadline, breaker, bounded queue: the one place that degrades |
 //! | 1 stores | [`stores`] | where data lives; the only rooms that say `sqlx` or RESP |
-//! | 0 values | [`error`], [`config`], [`clock`], [`redis_url`], [`redis_request`], [`redis_value`], [`keys`], [`random`], [`session`], [`metrics`] | no I/O |
+//! | 0 values | [`error`], [`config`], [`clock`], [`redis_url`], [`redis_request`], [`redis_value`], [`keys`], [`limit`], [`random`], [`session`], [`metrics`] | no I/O |
 //!
 //! # The way of a request
 //! `validateSessionWithCache(token)` in JavaScript
@@ -23,6 +23,17 @@
 //! 4. Postgres, behind a guard of its own that also caps how many queries run at once.
 //! 5. Found: the answer, and a copy under the lease that nobody waits for. Not found: remembered for a few seconds.
 //! 6. The answer joins the next batch of completions: one wake-up of JavaScript for many of them.
+//!
+//! # The way of a rate check
+//! `checkLimit(key, limit, window)` in JavaScript
+//! 1. `bindings::limits` reads the arguments. What Redis denied less than a second ago is answered inside the call
+//!    (`rate_limit::denied`), by a promise that is resolved already.
+//! 2. `bindings::checks` joins it with equal checks of this tick. Together they are one call of the guard, and one script on one
+//!    key, which leaves with the commands of the tick.
+//! 3. Redis decides by its clock (`stores::redis::limits`, a Lua script an algorithm), for at most 100 ms. What it has admitted is counted
+//!    along in the process (`rate_limit::Limits`), by the same algorithm in Rust.
+//! 4. Without an answer the process decides, by what it has counted. For one window after that both have to allow.
+//! 5. Each of the joined calls gets its own answer, in the next batch of completions.
 //!
 //! # The way of a Redis command
 //! `client.get(key)` in JavaScript
@@ -77,11 +88,13 @@ mod config;
 mod engine;
 mod error;
 mod keys;
+mod limit;
 mod listeners;
 mod logging;
 mod metrics;
 mod process;
 mod random;
+mod rate_limit;
 mod redis_request;
 mod redis_url;
 mod redis_value;

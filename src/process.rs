@@ -7,6 +7,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::listeners::Listeners;
 use crate::logging::Log;
+use crate::rate_limit;
 use crate::redis_url::Address;
 use crate::sessions::Memory;
 use once_cell::sync::{Lazy, OnceCell};
@@ -36,6 +37,8 @@ struct State {
     open: Option<Arc<Engine>>,
     /// Of each pair of servers that was ever opened, what must outlive an engine.
     memories: HashMap<Servers, Memory>,
+    /// What this process has counted for rate limits.
+    limits: rate_limit::Memory,
     /// Closed when the shutdown that is under way has ended.
     closing: Option<watch::Receiver<()>>,
 }
@@ -69,7 +72,8 @@ pub fn engine(environment: impl FnOnce() -> Environment) -> Result<Arc<Engine>> 
     PROCESS.log.start(&config.log_filter)?;
     let memory = || Memory::new(config.redis.is_some(), config.local_entries);
     let memory = state.memories.entry(servers(&config)).or_insert_with(memory).clone();
-    let engine = Arc::new(Engine::new(&config, memory, PROCESS.breakers.clone().changes())?);
+    let limits = state.limits.clone();
+    let engine = Arc::new(Engine::new(&config, memory, limits, PROCESS.breakers.clone().changes())?);
     state.open = Some(engine.clone());
     Ok(engine)
 }

@@ -1,8 +1,10 @@
 //! What is sent to Redis: encoded commands, and who waits for their replies.
 
+use crate::config::REDIS_DEADLINE;
 use crate::error::Result;
 use crate::redis_value::Value;
 use bytes::{BufMut, Bytes, BytesMut};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Gets the reply to a request, or what became of it. Called once, on any thread; it must not block.
@@ -36,6 +38,8 @@ pub struct Request {
     pub repeatable: bool,
     /// `None` if the one who waits gives up by himself.
     pub deadline: Option<Instant>,
+    /// It may take so long, and no longer, from when it leaves; where nothing is said, what every command may.
+    pub patience: Option<Duration>,
     pub answered: Answered,
 }
 
@@ -55,7 +59,8 @@ impl Batch {
 
     /// A batch of one command, which is sent once.
     pub fn of(bytes: BytesMut, deadline: Option<Instant>, answered: Answered) -> Self {
-        let request = Request { length: bytes.len(), replies: Replies::One, repeatable: false, deadline, answered };
+        let (length, replies) = (bytes.len(), Replies::One);
+        let request = Request { length, replies, repeatable: false, deadline, patience: None, answered };
         Self { bytes, requests: vec![request] }
     }
 
@@ -90,10 +95,10 @@ impl Batch {
         (late, Some(rest).filter(|rest| !rest.requests.is_empty()))
     }
 
-    /// Gives every request the same deadline.
-    pub fn set_deadline(&mut self, deadline: Instant) {
+    /// Gives every request its deadline: it leaves now.
+    pub fn set_deadlines(&mut self, now: Instant) {
         for request in &mut self.requests {
-            request.deadline = Some(deadline);
+            request.deadline = Some(now + request.patience.unwrap_or(REDIS_DEADLINE));
         }
     }
 
@@ -140,7 +145,6 @@ fn line(buffer: &mut BytesMut, kind: u8, number: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_command_is_an_array_of_bulk_strings() {
@@ -156,7 +160,8 @@ mod tests {
         for (bytes, late) in [("a", true), ("bb", false), ("ccc", true), ("d", false)] {
             let deadline = Some(if late { now } else { now + Duration::from_secs(1) });
             let answered: Answered = Box::new(|_| {});
-            let request = Request { length: bytes.len(), replies: Replies::One, repeatable: true, deadline, answered };
+            let (length, replies) = (bytes.len(), Replies::One);
+            let request = Request { length, replies, repeatable: true, deadline, patience: None, answered };
             batch.push(&Bytes::from(bytes), request);
         }
         let (late, rest) = batch.split_late(now);

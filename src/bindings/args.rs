@@ -4,6 +4,7 @@
 use super::values::{Js, Kind, Value};
 use crate::error::{Error, Result};
 use crate::keys::{MAX_TOKEN_BYTES, TokenHash};
+use crate::rate_limit::arguments::written;
 use bytes::Bytes;
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -40,6 +41,16 @@ pub fn new_token(js: Js<'_>, value: Value<'_>, name: &str) -> Result<TokenHash> 
 /// An id; empty if it is longer than any id can be. Whether it is one is decided below.
 pub fn id(js: Js<'_>, value: Value<'_>, name: &str) -> Result<String> {
     short(js, value, name, |id| id.map(|id| String::from_utf8_lossy(id).into_owned()).unwrap_or_default())
+}
+
+/// What a limit counts; `None` if it is longer than any key can be.
+pub fn key<R>(js: Js<'_>, value: Value<'_>, name: &str, read: impl FnOnce(Option<&[u8]>) -> Result<R>) -> Result<R> {
+    let mut buffer = [MaybeUninit::uninit(); BUFFER];
+    if let Some(key) = js.try_read_short(value, &mut buffer)? {
+        return read(Some(key));
+    }
+    expect(js, value, name, Kind::String, "a string")?;
+    read(None)
 }
 
 fn short<R>(js: Js<'_>, value: Value<'_>, name: &str, read: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
@@ -100,6 +111,11 @@ pub fn optional_number(js: Js<'_>, value: Value<'_>, name: &str) -> Result<Optio
     }
     expect(js, value, name, Kind::Number, "a number")?;
     js.read_number(value).map(Some)
+}
+
+/// A number. Its range is checked where its meaning is known.
+pub fn number(js: Js<'_>, value: Value<'_>, name: &str) -> Result<f64> {
+    js.try_read_number(value)?.ok_or_else(|| wrong_type(js, value, name, "a number"))
 }
 
 /// A boolean that may be left out.
@@ -245,9 +261,4 @@ pub fn wrong_type(js: Js<'_>, value: Value<'_>, name: &str, wanted: &str) -> Err
     let is_array = js.array_length(value).is_ok_and(|length| length.is_some());
     let found = if is_array { "an array" } else { js.kind(value).map_or("something else", Kind::name) };
     Error::type_error(format!("{name} must be {wanted}, got {found}."))
-}
-
-/// A number as JavaScript writes it, where Rust writes `inf`.
-fn written(number: f64) -> String {
-    if number.is_infinite() { format!("{}Infinity", if number < 0.0 { "-" } else { "" }) } else { number.to_string() }
 }

@@ -1,9 +1,11 @@
 //! What this package keeps for each JavaScript environment: the main thread, each worker, each load of the file.
 
+use super::checks::Checks;
 use super::client::{self, Client, Tied};
 use super::completions::Completions;
 use super::events::Handlers;
 use super::hot::Hot;
+use super::limits::{self, CheckLimit};
 use super::sessions::Validate;
 use super::subscriptions::{self, Subscription};
 use super::tick::{EndTick, Tick};
@@ -32,6 +34,8 @@ struct Realm {
     range_error: Reference,
     parse: Reference,
     soon: Reference,
+    limit: Reference,
+    limited: Reference,
 }
 
 impl Realm {
@@ -44,11 +48,14 @@ impl Realm {
             range_error: keep(c"RangeError")?,
             parse: keep(c"parse")?,
             soon: keep(c"soon")?,
+            limit: keep(c"limit")?,
+            limited: keep(c"limited")?,
         })
     }
 
     fn release(self, js: Js<'_>) {
-        for reference in [self.environment, self.error, self.type_error, self.range_error, self.parse, self.soon] {
+        let Self { environment, error, type_error, range_error, parse, soon, limit, limited } = self;
+        for reference in [environment, error, type_error, range_error, parse, soon, limit, limited] {
             js.release(reference);
         }
     }
@@ -64,6 +71,10 @@ pub enum Intrinsic {
     Parse,
     /// Calls a function when the code that runs now is done.
     Soon,
+    /// Makes the answer to a check of a limit.
+    Limit,
+    /// The same as a promise, which costs less to make there than here.
+    Limited,
 }
 
 /// The state of one environment. Lives as its instance data until the environment has gone; used on its thread only.
@@ -81,6 +92,8 @@ pub struct State {
     pub hot: Hot,
     /// Commands that this tick sends.
     pub tick: Tick,
+    /// Checks of limits that this tick asks.
+    pub checks: Checks,
     /// A buffer for the arguments of the next command.
     pub scratch: Cell<BytesMut>,
     /// What the constructor of a batch is called for: JavaScript cannot pass it.
@@ -102,11 +115,17 @@ struct Own {
     client_class: Reference,
     batch_class: Reference,
     subscription_class: Reference,
+    /// What `attach` gives beside the class of clients, in its order.
+    given: Vec<Reference>,
 }
 
 impl Own {
     fn new(js: Js<'_>) -> Result<Self> {
+        let functions =
+            [js.function::<Validate>("validateSessionWithCache")?, js.function::<CheckLimit>("checkLimit")?];
+        let given = functions.into_iter().chain(limits::stores(js)?).map(|value| js.keep(value));
         Ok(Self {
+            given: given.collect::<Result<_>>()?,
             end_tick: js.keep(js.function::<EndTick>("endTick")?)?,
             client_class: js.keep(client::class(js)?)?,
             batch_class: js.keep(batch::class(js)?)?,
@@ -137,6 +156,8 @@ impl State {
             Intrinsic::RangeError => &realm.range_error,
             Intrinsic::Parse => &realm.parse,
             Intrinsic::Soon => &realm.soon,
+            Intrinsic::Limit => &realm.limit,
+            Intrinsic::Limited => &realm.limited,
         })
     }
 
@@ -213,15 +234,17 @@ impl State {
 }
 
 /// Takes over `process.env`, the error classes, `JSON.parse` and promises of the realm that loads this package, and gives
-/// what is made by hand: the class of clients, and `validateSessionWithCache`.
+/// what is made by hand: the class of clients, `validateSessionWithCache`, `checkLimit`, and the classes of stores.
 #[napi(catch_unwind)]
 pub fn attach(env: Env, realm: Unknown) -> napi::Result<Unknown<'static>> {
     // SAFETY: napi calls this with a live environment, on its thread, in a handle scope that ends after this call.
     let js = unsafe { Js::new(env.raw()) };
     let made = set_realm(js, realm.into()).and_then(|()| {
-        let made = js.array(2)?;
-        js.set_index(made, 0, State::of(js)?.client_class(js)?)?;
-        js.set_index(made, 1, js.function::<Validate>("validateSessionWithCache")?)?;
+        let (state, made) = (State::of(js)?, js.array(0)?);
+        js.set_index(made, 0, state.client_class(js)?)?;
+        for (index, given) in (1..).zip(&state.own.given) {
+            js.set_index(made, index, js.kept(given)?)?;
+        }
         Ok(made)
     });
     made.map(|made| returned(env, made)).map_err(|failure| error::throw_plain(js, &failure))
@@ -233,6 +256,7 @@ fn set_realm(js: Js<'_>, realm: Value<'_>) -> Result<()> {
         state.realm.replace(realm).release(js);
         // Its objects are of the realm of before.
         state.hot.clear(js);
+        state.checks.clear(js);
         return Ok(());
     }
     let state = Box::into_raw(Box::new(State {
@@ -243,6 +267,7 @@ fn set_realm(js: Js<'_>, realm: Value<'_>) -> Result<()> {
         own: Own::new(js)?,
         hot: Hot::default(),
         tick: Tick::default(),
+        checks: Checks::default(),
         scratch: Cell::default(),
         making_batch: Cell::default(),
         making_subscription: Cell::default(),
@@ -265,18 +290,18 @@ unsafe extern "C" fn end(env: sys::napi_env, data: *mut c_void, _: *mut c_void) 
     // SAFETY: `data` is the box that was given to Node, which calls this once; references can be given back until it
     // returns.
     let (js, state) = unsafe { (Js::new(env), Box::from_raw(data.cast::<State>())) };
-    let State { realm, log_handler, own, own_client, ending, handlers, breaker_listeners, hot, .. } = *state;
+    let State { realm, log_handler, own, own_client, ending, handlers, breaker_listeners, hot, checks, .. } = *state;
     ending.cancel();
     hot.clear(js);
+    checks.clear(js);
     realm.into_inner().release(js);
     handlers.release_all(js);
     for (_, listener) in breaker_listeners.into_inner() {
         process::breakers().remove(listener);
     }
-    let Own { end_tick, client_class, batch_class, subscription_class } = own;
-    let optional = [log_handler.into_inner(), own_client.into_inner()];
-    for reference in
-        [end_tick, client_class, batch_class, subscription_class].into_iter().chain(optional.into_iter().flatten())
+    let Own { end_tick, client_class, batch_class, subscription_class, given } = own;
+    let optional = [log_handler.into_inner(), own_client.into_inner()].into_iter().flatten();
+    for reference in [end_tick, client_class, batch_class, subscription_class].into_iter().chain(given).chain(optional)
     {
         js.release(reference);
     }

@@ -6,7 +6,8 @@ use crate::error::{Error, Misuse, Result};
 use napi::sys;
 use std::any::Any;
 
-/// The error object: with `code`, `retryAfterMs` of an open breaker, `reply` of a server's answer, and the `cause`.
+/// The error object: with `code`, `retryAfterMs` of an open breaker, `statusCode` and `retryAfter` of a limit, `reply` of a
+/// server's answer, and the `cause`.
 ///
 /// `undefined` where not even an error can be made; `None` only in an environment that is going away.
 pub fn to_value<'scope>(js: Js<'scope>, state: &State, error: &Error) -> Option<Value<'scope>> {
@@ -33,6 +34,10 @@ fn build<'scope>(js: Js<'scope>, state: &State, error: &Error) -> Result<Value<'
     if let Error::CircuitOpen { retry_after, .. } = error {
         let whole = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
         js.set(object, c"retryAfterMs", js.number(f64::from(whole))?)?;
+    }
+    if let Error::RateLimited { retry_after, .. } = error {
+        js.set(object, c"statusCode", js.number(429.0)?)?;
+        js.set(object, c"retryAfter", js.number(f64::from(*retry_after))?)?;
     }
     if let Some(word) = error.reply_kind() {
         js.set(object, c"reply", js.string(word.as_bytes())?)?;

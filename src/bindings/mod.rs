@@ -9,9 +9,11 @@
 // `expect` would do, if rustc did not take what it covers for used and then miss the warning.
 #![cfg_attr(test, allow(dead_code, reason = "napi registers no function in a build for tests"))]
 
+mod admission;
 mod args;
 mod batch;
 mod blocking;
+mod checks;
 mod client;
 mod command;
 mod completions;
@@ -19,6 +21,7 @@ mod environment;
 mod error;
 mod events;
 mod hot;
+mod limits;
 mod log;
 mod options;
 mod process;
@@ -41,7 +44,7 @@ use environment::State;
 use napi::Env;
 use napi::bindgen_prelude::Unknown;
 use reply::{Reply, Sessions};
-use std::future::Future;
+use std::future::{Future, Ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use values::{Js, Value};
@@ -106,6 +109,11 @@ where
     begin_in(call, |call| start(call).map(Start::UnderWay))
 }
 
+/// A promise that is rejected if there is none.
+fn rejected<'scope>(call: Call<'scope>, start: impl FnOnce() -> Result<Value<'scope>>) -> Result<Value<'scope>> {
+    begin_in::<Ready<Result<Reply>>>(call, |_| start().map(Start::Promised))
+}
+
 fn begin_in<'scope, F>(
     call: Call<'scope>,
     start: impl FnOnce(Call<'scope>) -> Result<Start<'scope, F>>,
@@ -140,9 +148,17 @@ where
 
 /// An export that answers at once, or throws.
 fn answer(env: Env, work: impl FnOnce(Call<'_>) -> Result<Reply>) -> napi::Result<Unknown<'static>> {
+    answer_value(env, |call| work(call)?.into_value(call.js, call.state, &mut Sessions::default()))
+}
+
+/// The same for a value that is made in the call.
+fn answer_value(
+    env: Env,
+    work: impl for<'scope> FnOnce(Call<'scope>) -> Result<Value<'scope>>,
+) -> napi::Result<Unknown<'static>> {
     let call = Call::begin(env)?;
     let Call { js, state } = call;
-    let value = guarded(|| work(call)?.into_value(js, state, &mut Sessions::default()));
+    let value = guarded(|| work(call));
     value.map(|value| returned(env, value)).map_err(|failure| error::throw(js, state, &failure))
 }
 

@@ -36,6 +36,18 @@ impl<'scope> Js<'scope> {
         Ok(number)
     }
 
+    /// The value of a number; `None` if it is something else. Asks Node once, where looking at its type first asks twice.
+    pub fn try_read_number(self, value: Value<'_>) -> Result<Option<f64>> {
+        let mut number = f64::NAN;
+        // SAFETY: the environment and the value are live, the result is local.
+        let status = unsafe { sys::napi_get_value_double(self.env(), value.raw(), &raw mut number) };
+        if status == sys::Status::napi_number_expected {
+            return Ok(None);
+        }
+        self.check(status, "reading a number")?;
+        Ok(Some(number))
+    }
+
     /// The value of a boolean.
     pub fn read_boolean(self, value: Value<'_>) -> Result<bool> {
         let mut boolean = false;

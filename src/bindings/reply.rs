@@ -1,10 +1,12 @@
 //! Answers on their way to JavaScript: made ready on any thread, turned into values on the one of their environment.
 
+use super::checks::Form;
 use super::environment::{Intrinsic, State};
-use super::error;
 use super::subscriptions::Subscription;
 use super::values::{Js, Value};
+use super::{admission, error};
 use crate::error::{Error, Result};
+use crate::rate_limit::Answer;
 use crate::redis_value::Value as RedisValue;
 use crate::sessions::Known;
 use bytes::Bytes;
@@ -30,6 +32,7 @@ pub enum Reply {
     Text(Bytes),
     Tree(Box<Tree>),
     Subscription(Arc<Subscription>),
+    Limit(Answer, Form),
 }
 
 impl Reply {
@@ -83,6 +86,7 @@ impl Reply {
             Self::Session(session) => sessions.value(js, state, &session),
             Self::Text(bytes) => js.string(&bytes),
             Self::Subscription(subscription) => state.subscription(js, subscription),
+            Self::Limit(answer, form) => limit(js, state, &answer, &form),
             Self::Tree(tree) => tree.value(js, state, &tree.value, MAX_DEPTH),
         }
     }
@@ -105,6 +109,33 @@ impl<'scope> Sessions<'scope> {
         let value = frozen(js, state, &session.json)?;
         self.last = Some((Arc::as_ptr(session), value));
         Ok(value)
+    }
+}
+
+/// The answer to a check, as the caller wants it.
+fn limit<'scope>(js: Js<'scope>, state: &State, answer: &Answer, form: &Form) -> Result<Value<'scope>> {
+    match form {
+        Form::Result => limit_value(js, state, answer, Intrinsic::Limit),
+        Form::Info => js.get(limit_value(js, state, answer, Intrinsic::Limit)?, c"info"),
+        Form::Over => js.boolean(!answer.allowed),
+        Form::Admission(policy, limit) => admission::value(js, state, answer, policy, *limit),
+    }
+}
+
+/// `{ allowed, info }`, or a promise of it. A function of JavaScript makes it, whose objects have their shape from the beginning: several times
+/// faster than setting properties one by one.
+pub fn limit_value<'scope>(js: Js<'scope>, state: &State, answer: &Answer, maker: Intrinsic) -> Result<Value<'scope>> {
+    let Answer { allowed, limit, remaining, reset, retry_after, .. } = *answer;
+    let number = |number: u32| js.number(f64::from(number));
+    let reset = js.integer(i64::try_from(reset).unwrap_or(i64::MAX))?;
+    let values = [js.boolean(allowed)?, number(limit)?, number(remaining)?, reset];
+    let make = state.intrinsic(js, maker)?;
+    match retry_after {
+        None => js.call(make, &values),
+        Some(seconds) => {
+            let [allowed, limit, remaining, reset] = values;
+            js.call(make, &[allowed, limit, remaining, reset, number(seconds)?])
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Commands of one tick of JavaScript leave together: collected while its code runs, and written by this thread before
 //! it goes to sleep. Waking another thread to write them would cost more than writing.
 
+use super::Call;
 use super::environment::{Intrinsic, State};
 use super::raw::{Frame, Function};
 use super::values::{Js, Value};
@@ -58,8 +59,14 @@ impl Tick {
                 redis.send_part(batch, lane);
             }
         }
+        self.will_end(js, state);
+    }
+
+    /// Makes sure that the end of this tick is noticed.
+    pub fn will_end(&self, js: Js<'_>, state: &State) {
         // In an environment that is going away nothing can be asked of JavaScript.
         if !self.ends.replace(true) && self.call_back(js, state).is_err() {
+            state.checks.leave(js, state);
             self.end();
         }
     }
@@ -86,7 +93,9 @@ pub struct EndTick;
 
 impl Function for EndTick {
     fn run(frame: Frame<'_>) -> Result<Value<'_>> {
-        frame.call.state.tick.end();
-        frame.call.js.undefined()
+        let Call { js, state } = frame.call;
+        state.checks.leave(js, state);
+        state.tick.end();
+        js.undefined()
     }
 }

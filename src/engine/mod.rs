@@ -1,5 +1,6 @@
 //! One whole engine from one [`Config`]: the only place that knows which store is behind which feature.
 
+pub mod limits;
 mod news;
 pub mod redis;
 mod servers;
@@ -8,12 +9,14 @@ use crate::config::{Config, MAX_IN_FLIGHT, POSTGRES_DEADLINE};
 use crate::error::{Error, Result};
 use crate::keys::Keys;
 use crate::metrics::SessionCounters;
+use crate::rate_limit::{self, Limits, Trust};
 use crate::redis_url::RedisUrl;
 use crate::resilience::breaker::{Policy, State};
 use crate::resilience::guard::Guard;
 use crate::sessions::{Guarded, Memory, Settings};
 use crate::stores::postgres::{INSTALL_TRIGGERS, Postgres, PostgresOptions, UNINSTALL_TRIGGERS};
 use crate::stores::redis::{Lane, Plan, RedisSessions, Seal};
+use limits::SharedLimits;
 use news::{FromPostgres, FromRedis};
 use redis::PoolStats;
 pub use servers::Changes;
@@ -39,11 +42,13 @@ const SHUT_DOWN: Error = Error::Closed("It was ended by shutdown().");
 /// Everything that lives until `shutdown()`.
 pub struct Engine {
     sessions: Arc<Sessions>,
+    limits: Arc<SharedLimits>,
     memory: Memory,
     /// Where `REDIS_URL` points, and the connection there that carries sessions and nothing else.
     redis: Option<(RedisUrl, Arc<Lane>)>,
     servers: Arc<Servers>,
     postgres: Option<Arc<Guarded<Postgres>>>,
+    trust: Trust,
     background: OnceLock<()>,
     warned: OnceLock<()>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -64,12 +69,12 @@ pub struct Breakers {
 }
 
 impl Engine {
-    /// Plans everything; connects and starts nothing. `memory` is what an earlier engine on the same servers left;
-    /// `changes` is told of every breaker that changes.
+    /// Plans everything; connects and starts nothing. `memory` is what an earlier engine on the same servers left, `limits`
+    /// what any earlier one left; `changes` is told of every breaker that changes.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] if `DATABASE_URL` cannot be read.
-    pub fn new(config: &Config, memory: Memory, changes: Changes) -> Result<Self> {
+    pub fn new(config: &Config, memory: Memory, limits: rate_limit::Memory, changes: Changes) -> Result<Self> {
         let servers = Arc::new(Servers::new(changes.clone()));
         let (keys, counters) = (Keys::new(&config.key_prefix), Arc::new(SessionCounters::default()));
         let redis = config.redis.clone().map(|url| {
@@ -97,6 +102,8 @@ impl Engine {
             store: RedisSessions::new(lane.clone(), keys.clone(), Seal::new(&config.cache_secrets)),
             guard: servers.guard(url),
         });
+        let (most_keys, share) = (config.limit_keys as usize, config.instance_share);
+        let limits = Limits::new(limits, keys.clone(), redis.is_some(), most_keys, share);
         let settings = Settings {
             enabled: config.cache_enabled,
             local_enabled: config.local_enabled,
@@ -106,10 +113,12 @@ impl Engine {
         memory.local().limit(config.local_entries);
         Ok(Self {
             sessions: Arc::new(Sessions::new(copies, postgres.clone(), memory.clone(), counters, settings)),
+            limits: Arc::new(SharedLimits::new(limits)),
             memory,
             redis,
             servers,
             postgres,
+            trust: Trust { hops: config.proxy_hops, real_ip: config.trust_real_ip },
             background: OnceLock::new(),
             warned: OnceLock::new(),
             tasks: Mutex::default(),
@@ -145,12 +154,23 @@ impl Engine {
         &self.sessions
     }
 
+    /// The rate limits.
+    pub fn limits(&self) -> &Arc<SharedLimits> {
+        &self.limits
+    }
+
+    /// Who is believed to say where a request comes from.
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
     /// Says once, to those who count on it, that there is no `REDIS_URL`.
     fn warn_without_redis(&self) {
         if self.redis.is_none() {
             self.warned.get_or_init(|| {
                 tracing::warn!(
-                    "REDIS_URL is not set: there is no client for it, and no copies of sessions that processes share"
+                    "REDIS_URL is not set: there is no client for it, no copies of sessions that processes share, and limits hold \
+                     for each process alone"
                 );
             });
         }

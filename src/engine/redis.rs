@@ -1,6 +1,5 @@
 //! One pool of a Redis server, with the breaker that all pools of the server share.
 
-use crate::config::REDIS_DEADLINE;
 use crate::error::{Backlog, Error, Result};
 use crate::redis_request::{Batch, Replies, Request, encode};
 use crate::redis_url::RedisUrl;
@@ -89,7 +88,7 @@ impl Redis {
     /// Their deadline begins now: JavaScript that is busy for long before its tick ends says nothing about the server.
     pub fn send(&self, mut batch: Batch, departure: Departure) {
         self.touch();
-        batch.set_deadline(Instant::now() + REDIS_DEADLINE);
+        batch.set_deadlines(Instant::now());
         self.pool.send(batch, departure);
     }
 
@@ -114,7 +113,7 @@ impl Redis {
 
     fn send_on(&self, link: &Link, mut batch: Batch) {
         self.touch();
-        batch.set_deadline(Instant::now() + REDIS_DEADLINE);
+        batch.set_deadlines(Instant::now());
         if let Err((_, batch)) = link.send_batch(batch, Departure::Now) {
             self.pool.send(batch, Departure::Now);
         }
@@ -129,11 +128,19 @@ impl Redis {
     /// # Errors
     /// The errors of the contract's fifth section that concern Redis.
     pub async fn command(self: &Arc<Self>, arguments: &[Bytes], repeatable: bool) -> Result<Value> {
+        let mut bytes = BytesMut::new();
+        encode(&mut bytes, arguments);
+        self.ask(bytes, repeatable).await
+    }
+
+    /// The same for a command that is encoded already.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn ask(self: &Arc<Self>, bytes: BytesMut, repeatable: bool) -> Result<Value> {
         let retired = || Error::Closed("The pool was closed meanwhile.");
         let entered = self.enter()?.ok_or_else(retired)?;
         let (reply, receiver) = oneshot::channel();
-        let mut bytes = BytesMut::new();
-        encode(&mut bytes, arguments);
         let request = entered.request(bytes.len(), Replies::One, repeatable, move |result, _| drop(reply.send(result)));
         self.send(Batch { bytes, requests: vec![request] }, Departure::Soon);
         receiver.await.unwrap_or_else(|_| Err(retired()))
@@ -154,6 +161,11 @@ impl Redis {
         let lanes = self.pool.stats();
         let own = self.subscriber.connections() + self.blocking.connections();
         PoolStats { size: lanes.open + own, available: lanes.idle, pending: lanes.unanswered }
+    }
+
+    /// Which life of the server this is: a number that is another one after a restart, and of another server.
+    pub fn life(&self) -> u64 {
+        self.pool.life()
     }
 
     /// Nobody waits for anything.
@@ -355,7 +367,7 @@ impl Entered {
             }
             answered(result, pass.guard().server());
         });
-        Request { length, replies, repeatable, deadline: None, answered }
+        Request { length, replies, repeatable, deadline: None, patience: None, answered }
     }
 }
 

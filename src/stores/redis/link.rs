@@ -6,7 +6,7 @@
 use super::outbox::{Answer, Outbox};
 use super::stream::Stream;
 use crate::config::REDIS_DEADLINE;
-use crate::error::{Error, Result};
+use crate::error::{Backlog, Error, Result};
 use crate::redis_request::{Batch, encode};
 use crate::redis_value::Value;
 use bytes::BytesMut;
@@ -220,14 +220,25 @@ impl Link {
                 sending.look = look;
                 look
             };
-            let missed = Error::Timeout { server: self.0.server.clone(), after: REDIS_DEADLINE };
-            for answered in late {
-                answered(Err(missed.clone()));
+            for (answered, patience) in late {
+                answered(Err(self.missed(patience)));
             }
             tokio::select! {
                 () = sleep_until(look) => {}
                 () = self.0.sooner.notified() => {}
             }
+        }
+    }
+
+    /// What a request is told whose time is over. One that has less time than others may have it spent in the line while the
+    /// server is busy with what came before: that says nothing against the server.
+    fn missed(&self, patience: Option<Duration>) -> Error {
+        let server = self.0.server.clone();
+        match patience {
+            Some(patience) if self.silent_for() < patience / 2 => {
+                Error::Overloaded { server, limit: Backlog::Calls(self.unanswered()) }
+            }
+            patience => Error::Timeout { server, after: patience.unwrap_or(REDIS_DEADLINE) },
         }
     }
 

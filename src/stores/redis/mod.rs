@@ -5,6 +5,7 @@ mod connection;
 mod decoder;
 mod entries;
 mod lane;
+mod limits;
 mod link;
 mod outbox;
 mod pool;
@@ -23,6 +24,7 @@ pub use connection::Ears;
 #[cfg(test)]
 pub use entries::{Entries, FILL, READ_OR_LEASE, look};
 pub use lane::{Lane, Owner, Plan};
+pub use limits::{GiveBack, LimitScripts, Named, Take, recall, remembered, understand};
 pub use link::{Departure, Link, ServerInfo};
 pub use pool::{Pool, Sizes};
 pub use seal::Seal;

@@ -6,6 +6,7 @@ use crate::redis_value::Value;
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Bytes that may wait to be written. A server that stands still must not fill the memory; one batch may be larger.
@@ -21,6 +22,7 @@ struct Slot {
     replies: Option<Vec<Value>>,
     repeatable: bool,
     deadline: Option<Instant>,
+    patience: Option<Duration>,
     /// `None` once it was told that its time is over. The replies still belong to it.
     answered: Option<Answered>,
 }
@@ -73,11 +75,11 @@ impl Outbox {
         self.unwritten_bytes += bytes.len();
         self.kept.push_back((self.taken, bytes.clone()));
         self.unwritten.push_back(bytes);
-        for Request { length, replies, repeatable, deadline, answered } in requests {
+        for Request { length, replies, repeatable, deadline, patience, answered } in requests {
             let (start, missing, answered) = (self.taken, replies.count(), Some(answered));
             let replies = (replies != Replies::One).then(Vec::new);
             self.taken += length as u64;
-            self.waiting.push_back(Slot { start, length, missing, replies, repeatable, deadline, answered });
+            self.waiting.push_back(Slot { start, length, missing, replies, repeatable, deadline, patience, answered });
         }
         Ok(())
     }
@@ -147,13 +149,13 @@ impl Outbox {
         }
     }
 
-    /// Takes out those whose deadline has come, and says when the next one will.
-    pub fn late(&mut self, now: Instant, late: &mut Vec<Answered>) -> Option<Instant> {
+    /// Takes out those whose deadline has come, with how long they were to wait, and says when the next one will.
+    pub fn late(&mut self, now: Instant, late: &mut Vec<(Answered, Option<Duration>)>) -> Option<Instant> {
         let mut next = None;
         for slot in &mut self.waiting {
             let Some(deadline) = slot.deadline.filter(|_| slot.answered.is_some()) else { continue };
             if deadline <= now {
-                late.extend(slot.answered.take());
+                late.extend(slot.answered.take().map(|answered| (answered, slot.patience)));
             } else {
                 next = Some(next.map_or(deadline, |next: Instant| next.min(deadline)));
             }
@@ -181,7 +183,8 @@ impl Outbox {
             };
             // What has left once is not sent a third time.
             let repeatable = slot.repeatable && !left;
-            let request = Request { length: slot.length, replies, repeatable, deadline: slot.deadline, answered };
+            let Slot { length, deadline, patience, .. } = slot;
+            let request = Request { length, replies, repeatable, deadline, patience, answered };
             again.push(&bytes, request);
         }
         self.missing = 0;
@@ -219,7 +222,7 @@ mod tests {
             let log = log.clone();
             let answered = Box::new(move |result| log.lock().unwrap().push((index, result)));
             let bytes = Bytes::from(vec![b'a' + u8::try_from(index).unwrap(); length]);
-            batch.push(&bytes, Request { length, replies, repeatable, deadline: None, answered });
+            batch.push(&bytes, Request { length, replies, repeatable, deadline: None, patience: None, answered });
         }
         batch
     }

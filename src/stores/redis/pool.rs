@@ -5,10 +5,13 @@
 
 use super::connection::Ears;
 use super::lane::{Lane, Owner, Plan, Status};
-use super::link::{Departure, Link};
+use super::link::{Departure, Link, ServerInfo};
 use crate::config::REDIS_DEADLINE;
 use crate::error::Error;
+use crate::random;
 use crate::redis_request::Batch;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -57,6 +60,8 @@ struct Shared {
     lanes: Mutex<Lanes>,
     /// Changes when any lane does.
     changed: watch::Sender<()>,
+    /// The life of the server that was connected to last.
+    life: AtomicU64,
     this: Weak<Self>,
 }
 
@@ -85,7 +90,14 @@ impl Pool {
         let lanes = Mutex::new(Lanes { sizes, members: Vec::new(), closed: None });
         let changed = watch::Sender::new(());
         let plan = Arc::new(plan);
-        Self(Arc::new_cyclic(|this| Shared { plan, runtime, lanes, changed, this: this.clone() }))
+        Self(Arc::new_cyclic(|this| Shared {
+            plan,
+            runtime,
+            lanes,
+            changed,
+            life: AtomicU64::new(0),
+            this: this.clone(),
+        }))
     }
 
     /// Lets the pool have these sizes, if they are larger than its own.
@@ -128,6 +140,12 @@ impl Pool {
                 unanswered: stats.unanswered + unanswered,
             }
         })
+    }
+
+    /// Which life of the server this is: a number that is another one after a restart, and of another server. 0 if none was
+    /// ever connected to.
+    pub fn life(&self) -> u64 {
+        self.0.life.load(Relaxed)
     }
 
     /// Closes lanes that were not needed for a while.
@@ -220,6 +238,18 @@ impl Owner for Parent {
     fn changed(&self) {
         if let Some(pool) = self.0.upgrade() {
             pool.changed.send_replace(());
+        }
+    }
+
+    fn connected(&self, info: &ServerInfo) {
+        if let Some(pool) = self.0.upgrade() {
+            // One that does not say which it is may be another one each time.
+            let life = info.run_id.as_ref().map_or_else(random::number, |run_id| {
+                let mut hasher = DefaultHasher::new();
+                run_id.hash(&mut hasher);
+                hasher.finish()
+            });
+            pool.life.store(life.max(1), Relaxed);
         }
     }
 
