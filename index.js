@@ -42,8 +42,9 @@ RedisClientWrapper.prototype.scanIterator = async function* scanIterator(pattern
 
 /** Sets the headers that the native side has decided on, and goes on, or throws what it or Studio has made. */
 async function pass(admission, res, next, error) {
-  const [values, denied, info] = await admission;
-  for (let at = 0; at < values.length; at += 1) res.setHeader(headers[at], values[at]);
+  const decided = await admission;
+  const [text, denied, info] = typeof decided === 'string' ? [decided] : decided;
+  text.split('\n').forEach((value, at) => res.setHeader(headers[at], value));
   if (denied) throw error ? error(info) : denied;
   await next();
 }

@@ -9,7 +9,7 @@ use super::values::{Js, Kind, Value};
 use super::{Call, answer_value, args, error, rejected};
 use crate::error::{Error, Result};
 use crate::limit::Limit;
-use crate::rate_limit::{Answer, Client, HEADERS, Header, Limiter, Policy, arguments, client, tiers};
+use crate::rate_limit::{Answer, Client, HEADERS, Limiter, Policy, arguments, client, tiers};
 use napi::Env;
 use napi::bindgen_prelude::Unknown;
 use napi_derive::napi;
@@ -161,9 +161,14 @@ fn key(call: Call<'_>, request: Value<'_>, user: Option<Value<'_>>) -> Result<St
     };
     let forwarded = header(c"x-forwarded-for", trust.hops > 0)?;
     let real_ip = header(c"x-real-ip", trust.real_ip)?;
-    let address = property_of(js, property(js, request, c"socket")?, c"remoteAddress")?;
-    let socket = address.map_or(Ok(None), |address| text(js, address))?;
-    Ok(tiers::key(None, || client(forwarded.as_deref(), real_ip.as_deref(), socket.as_deref(), trust)))
+    let (forwarded, real_ip) = (forwarded.as_deref(), real_ip.as_deref());
+    let mut from = client(forwarded, real_ip, None, trust);
+    if from == Client::Unknown {
+        let address = property_of(js, property(js, request, c"socket")?, c"remoteAddress")?;
+        let socket = address.map_or(Ok(None), |address| text(js, address))?;
+        from = client(forwarded, real_ip, socket.as_deref(), trust);
+    }
+    Ok(tiers::key(None, || from))
 }
 
 fn property_of<'scope>(js: Js<'scope>, object: Option<Value<'_>>, name: &CStr) -> Result<Option<Value<'scope>>> {
@@ -196,8 +201,8 @@ fn text(js: Js<'_>, value: Value<'_>) -> Result<Option<String>> {
     all.collect::<Result<Vec<_>>>().map(|all| Some(all.join(",")))
 }
 
-/// `[values, denied, info]`: a value for each name of [`rate_limit_headers`], the last of which only who is denied gets; and
-/// the error if the request is denied.
+/// The values of the headers, one a line, in the order of [`rate_limit_headers`], the last of which only who is denied gets:
+/// one string that JavaScript splits costs half of several. For who is denied: `[values, denied, info]`, with the error.
 pub fn value<'scope>(
     js: Js<'scope>,
     state: &State,
@@ -205,29 +210,17 @@ pub fn value<'scope>(
     policy: &Policy,
     limit: Limit,
 ) -> Result<Value<'scope>> {
-    let headers = policy.headers(answer);
-    let value = |header| js.string(headers.value(header).as_bytes());
-    // Made once, though it is the value of two names.
-    let numbers = [value(Header::Limit)?, value(Header::Remaining)?, value(Header::Reset)?];
-    let values = js.array(0)?;
-    for (index, (_, header)) in (0..).zip(headers.all()) {
-        let value = match header {
-            Header::Limit => numbers[0],
-            Header::Remaining => numbers[1],
-            Header::Reset => numbers[2],
-            Header::Policy | Header::Now | Header::RetryAfter => value(*header)?,
-        };
-        js.set_index(values, index, value)?;
+    let values = js.string(policy.headers(answer).lines().as_bytes())?;
+    if answer.allowed {
+        return Ok(values);
     }
-    let admission = js.array(1)?;
+    let (quota, retry_after) = (answer.limit, answer.retry_after.unwrap_or(1));
+    let denied = Error::RateLimited { quota, window: Duration::from_micros(limit.window), retry_after };
+    let admission = js.array(3)?;
     js.set_index(admission, 0, values)?;
-    if !answer.allowed {
-        let (quota, retry_after) = (answer.limit, answer.retry_after.unwrap_or(1));
-        let denied = Error::RateLimited { quota, window: Duration::from_micros(limit.window), retry_after };
-        if let Some(denied) = error::to_value(js, state, &denied) {
-            js.set_index(admission, 1, denied)?;
-        }
-        js.set_index(admission, 2, js.get(limit_value(js, state, answer, Intrinsic::Limit)?, c"info")?)?;
+    if let Some(denied) = error::to_value(js, state, &denied) {
+        js.set_index(admission, 1, denied)?;
     }
+    js.set_index(admission, 2, js.get(limit_value(js, state, answer, Intrinsic::Limit)?, c"info")?)?;
     Ok(admission)
 }

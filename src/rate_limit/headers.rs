@@ -85,13 +85,21 @@ pub struct Headers<'policy> {
 }
 
 impl Headers<'_> {
-    /// Those that are to be set.
-    pub fn all(&self) -> &'static [(&'static str, Header)] {
-        if self.denied { &HEADERS } else { &HEADERS[..HEADERS.len() - 1] }
+    /// The values of those that are to be set, one a line.
+    pub fn lines(&self) -> String {
+        let headers = if self.denied { &HEADERS[..] } else { &HEADERS[..HEADERS.len() - 1] };
+        let mut lines = String::with_capacity(self.policy.len() + 2 * self.text.len() + headers.len());
+        for (_, header) in headers {
+            if !lines.is_empty() {
+                lines.push('\n');
+            }
+            lines.push_str(self.value(*header));
+        }
+        lines
     }
 
     /// The text of a value; that of [`Header::RetryAfter`] means nothing unless the request was denied.
-    pub fn value(&self, value: Header) -> &str {
+    fn value(&self, value: Header) -> &str {
         let [limit, remaining, reset, retry_after] = self.ends;
         match value {
             Header::Policy => self.policy,
@@ -119,7 +127,8 @@ mod tests {
     fn all(name: &str, limit: Limit, answer: &Answer) -> Vec<(&'static str, String)> {
         let policy = Policy::new(name, limit);
         let headers = policy.headers(answer);
-        headers.all().iter().map(|(name, value)| (*name, headers.value(*value).to_owned())).collect()
+        let lines = headers.lines();
+        HEADERS.iter().zip(lines.split('\n')).map(|((name, _), value)| (*name, value.to_owned())).collect()
     }
 
     /// The one item of a list: its string and its parameters, which must be integers.

@@ -29,7 +29,7 @@ pub use answer::Answer;
 use counts::{Counted, Counts};
 use denied::Denied;
 #[cfg_attr(not(feature = "node"), expect(unused_imports, reason = "some are for its JavaScript face only"))]
-pub use headers::{HEADERS, Header, Policy};
+pub use headers::{HEADERS, Policy};
 pub use key::Key;
 use limiter::{Counters, Registry};
 pub use limiter::{Limiter, LimiterMetrics, OnOutage, Place};

@@ -76,17 +76,13 @@ function middlewareOf(limits, { algorithm, points, seconds }) {
   return (req, res, next) => limits.rateLimitMiddleware(req, res, next, limit);
 }
 
-/** How one asks for each algorithm: by a store of its own where there is one, which is the shorter way. */
+/** How one asks for each algorithm: by a store, which is the shorter way. */
 function checkOf(limits, { algorithm, place, points, seconds }) {
   if (place === 'process') {
     const store = new limits.InMemoryRateLimitStore({ algorithm });
     return (key) => store.checkLimit(key, points, seconds);
   }
-  if (algorithm === 'fixed-window') {
-    const options = { algorithm };
-    return (key) => limits.checkLimit(key, points, seconds, options);
-  }
-  const store = algorithm === 'token-bucket' ? new limits.RedisTokenBucketStore() : new limits.RedisRateLimitStore();
+  const store = new limits.RedisRateLimitStore({ algorithm });
   return (key) => store.checkLimit(key, points, seconds);
 }
 

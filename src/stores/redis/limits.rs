@@ -62,7 +62,8 @@ impl LimitScripts {
 
     fn command(&self, buffer: &mut BytesMut, named: Named, ask: &Ask<'_>) {
         let Ask { key, algorithm, limit, hits, calls, now } = *ask;
-        encode_head(buffer, 5 + usize::from(now.is_some()));
+        let constant = algorithm != Algorithm::SlidingWindow;
+        encode_head(buffer, 5 + usize::from(constant) + usize::from(now.is_some()));
         match named {
             Named::Digest => {
                 encode_argument(buffer, b"EVALSHA");
@@ -81,6 +82,10 @@ impl LimitScripts {
             encode_doubles(buffer, [quota, window, double(whole), double(fraction), calls]);
         } else {
             encode_doubles(buffer, [quota, window, double(hits.min(MOST)), calls]);
+        }
+        if constant {
+            // A millisecond more for what is cut off.
+            encode_argument(buffer, itoa::Buffer::new().format(limit.window / 1_000 + 1).as_bytes());
         }
         if let Some(now) = now {
             encode_argument(buffer, itoa::Buffer::new().format(now).as_bytes());

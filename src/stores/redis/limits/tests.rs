@@ -382,14 +382,14 @@ fn a_command_is_a_script_on_one_key() {
     let numbers = [3.0, 1_000.0, 333.0, 1.0, 7.0].map(f64::to_le_bytes).concat();
     let digest = hex::encode(Sha1::digest(include_str!("../token_bucket.lua")));
     let mut expected = BytesMut::new();
-    encode(&mut expected, &[b"EVALSHA".as_slice(), digest.as_bytes(), b"1", b"k", &numbers]);
+    encode(&mut expected, &[b"EVALSHA".as_slice(), digest.as_bytes(), b"1", b"k", &numbers, b"2"]);
     assert_eq!(bytes, expected);
     bytes.clear();
     let back = GiveBack { key: b"k", algorithm: Algorithm::FixedWindow, limit, hits: u64::MAX };
     scripts.give_back(&mut bytes, Named::Source, &back);
     let numbers = [3.0, 1_000.0, 2_147_483_648.0, -1.0].map(f64::to_le_bytes).concat();
     expected.clear();
-    encode(&mut expected, &[b"EVAL".as_slice(), include_bytes!("../fixed_window.lua"), b"1", b"k", &numbers]);
+    encode(&mut expected, &[b"EVAL".as_slice(), include_bytes!("../fixed_window.lua"), b"1", b"k", &numbers, b"2"]);
     assert_eq!(bytes, expected);
 }
 
