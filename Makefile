@@ -8,7 +8,7 @@ help: ## show this list
 build: ## build the release addon
 	@node scripts/prepare.mjs --build
 
-demo: ## sign in, sign out, and Redis going away under traffic, on real servers
+demo: ## sign in, sign out, limits, and Redis going away under traffic, on real servers
 	@node scripts/prepare.mjs --build
 	@node demo/run.mjs
 

@@ -9,9 +9,13 @@ import studio from '../index.js'; // In an application: '@studio/redis-native'.
 import { health } from './health.mjs';
 
 const { validateSessionWithCache, revokeSessionByToken, getSessionCacheMetrics, getBreakerState, shutdown } = studio;
+const { createRateLimiter, getRateLimitMetrics } = studio;
+
+// By the user, in all processes together.
+const limit = createRateLimiter({ requests: 100, window: 60, name: 'search' });
 
 const routes = {
-  async 'GET /api/auth/validate'(token, response) {
+  async 'GET /api/auth/validate'({ token, response }) {
     const began = performance.now();
     const session = await validateSessionWithCache(token);
     response.setHeader('Server-Timing', `session;dur=${(performance.now() - began).toFixed(3)}`);
@@ -21,8 +25,17 @@ const routes = {
   },
 
   // When this has been answered, the token is refused: here at once, in other processes after some milliseconds.
-  async 'POST /api/auth/signout'(token) {
+  async 'POST /api/auth/signout'({ token }) {
     return [200, { signedOut: await revokeSessionByToken(token) }];
+  },
+
+  // Denied, it throws, and the answer is a 429 with the time to wait.
+  async 'GET /api/search'({ token, request, response }) {
+    const session = await validateSessionWithCache(token);
+    if (!session) return [401, { error: 'Not signed in.' }];
+    request.user = { id: session.userId };
+    await limit(request, response, () => {});
+    return [200, { found: [] }];
   },
 
   async 'GET /api/health/redis'() {
@@ -31,7 +44,7 @@ const routes = {
   },
 
   async 'GET /api/metrics'() {
-    return [200, { sessions: getSessionCacheMetrics(), breakers: getBreakerState() }];
+    return [200, { sessions: getSessionCacheMetrics(), limits: getRateLimitMetrics(), breakers: getBreakerState() }];
   },
 };
 
@@ -41,8 +54,9 @@ async function answer(request, response) {
   // No token at all is the empty token: nobody.
   const token = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1] ?? '';
   try {
-    return await route(token, response);
+    return await route({ token, request, response });
   } catch (error) {
+    if (error.code === 'ERR_RATE_LIMITED') return [error.statusCode, { error: 'Too many requests.', retryAfter: error.retryAfter }];
     // `ERR_SESSION_STORE` means "could not find out", never "not signed in": answering 401 would sign people out.
     console.error(error);
     return [503, { error: 'Please try again.', code: error.code }];

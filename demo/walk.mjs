@@ -24,6 +24,7 @@ export async function walk(world) {
   await refusals(world);
   await stampede(world, tokens.shift());
   await signOut(world, tokens.shift());
+  await limits(world, tokens.splice(0, 10));
   await outage(world, tokens.splice(0, 100));
   await finalHealth(world);
 }
@@ -102,8 +103,26 @@ async function signOut({ servers }, token) {
   fact('the process that signed out answers', again.status);
 }
 
+async function limits({ servers, redis }, tokens) {
+  heading('4. A limit of 100 in 60 s: 600 requests of one person at once, to both processes by turns');
+  const search = (n, token) => ask(`${servers[n % servers.length].url}/api/search`, { token });
+  // The same person may have several sessions; another one opens the connections.
+  const [token, other] = [tokens[0], tokens.at(-1)];
+  for (const n of servers.keys()) expect((await search(n, other)).status === 200, 'The first request of somebody was denied.');
+  const answers = await Promise.all(Array.from({ length: 600 }, (_, n) => search(n, token)));
+  const [allowed, denied] = [200, 429].map((status) => answers.filter((it) => it.status === status));
+  const metrics = await Promise.all(servers.map(async ({ url }) => (await ask(`${url}/api/metrics`)).body.limits.search));
+  const alone = metrics.reduce((sum, { answeredInOutage }) => sum + answeredInOutage, 0);
+  fact('answered 200 and 429', `${allowed.length} and ${denied.length}, the slowest after ${ms(Math.max(...answers.map((it) => it.ms)))}`);
+  fact('the 429 say when to come back', `in ${denied[0]?.body.retryAfter} s`);
+  expect(allowed.length + denied.length === 600, 'Some requests were answered otherwise.');
+  if (!redis) line('Without Redis each process counts for itself.');
+  else if (alone > 0) line(`${alone} were decided without Redis, which did not answer within 100 ms on this machine.`);
+  else expect(allowed.length === 100, `${allowed.length} of 600 requests were allowed by a limit of 100.`);
+}
+
 async function outage({ servers: [server], redis, sessionQueries }, tokens) {
-  heading(`4. Redis is stopped and started again, under ${PER_SECOND} requests a second of ${tokens.length} people`);
+  heading(`5. Redis is stopped and started again, under ${PER_SECOND} requests a second of ${tokens.length} people`);
   if (!redis) return line('Left out: there is no Redis on this machine to stop.');
   const widths = [8, -15, -22, 8, 5, 5, 5, 12, 16];
   const print = (cells) => row(cells.map((cell, column) => [cell, widths[column]]));
@@ -168,7 +187,7 @@ async function outage({ servers: [server], redis, sessionQueries }, tokens) {
 }
 
 async function finalHealth({ servers: [server], redis }) {
-  heading('5. GET /api/health/redis');
+  heading('6. GET /api/health/redis');
   const { status, body } = await ask(`${server.url}/api/health/redis`);
   line(`${status} ${json(body, '  ')}`);
   const expected = redis ? 'healthy' : 'degraded';
