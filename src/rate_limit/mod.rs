@@ -33,6 +33,7 @@ pub use headers::{HEADERS, Policy};
 pub use key::Key;
 use limiter::{Counters, Registry};
 pub use limiter::{Limiter, LimiterMetrics, OnOutage, Place};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -104,7 +105,7 @@ impl Limits {
     }
 
     /// What was decided under each name.
-    pub fn metrics(&self) -> std::collections::BTreeMap<String, LimiterMetrics> {
+    pub fn metrics(&self) -> BTreeMap<String, LimiterMetrics> {
         self.memory.0.registry.metrics()
     }
 
@@ -183,8 +184,12 @@ impl Limits {
         Verdict { check, limit: check.limit, cost: check.cost, unix, taken, both, instead: None, outage: false }
     }
 
-    /// Takes note of which life of Redis is about to answer: another one has most likely forgotten what it had counted.
+    /// Takes note of which life of Redis was connected to last, 0 for none: another one has most likely forgotten what it had
+    /// counted.
     pub fn note_life(&self, life: u64) {
+        if life == 0 {
+            return;
+        }
         let before = self.memory.0.life.swap(life, SeqCst);
         if before != 0 && before != life {
             self.memory.0.forgotten.store(self.now().as_micros(), SeqCst);

@@ -87,6 +87,8 @@ fn who_is_at_the_limit_stays_denied_when_redis_goes() {
 fn a_redis_that_has_forgotten_gives_no_second_quota() {
     let (mut redis, process) = world(1.0);
     assert_eq!(process.calls(&mut redis, 10), 10);
+    // A pool that was made anew has not connected yet.
+    process.limits.note_life(0);
     redis = Redis { up: true, life: 2, ..Redis::default() };
     process.clock.store(SECOND * 2, SeqCst);
     let answers: Vec<_> = (0..3).map(|_| process.call(&mut redis)).collect();
