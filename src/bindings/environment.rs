@@ -5,7 +5,8 @@ use super::client::{self, Client, Tied};
 use super::completions::Completions;
 use super::events::Handlers;
 use super::hot::Hot;
-use super::limits::{self, CheckLimit};
+use super::limit_stores;
+use super::limits::CheckLimit;
 use super::sessions::Validate;
 use super::subscriptions::{self, Subscription};
 use super::tick::{EndTick, Tick};
@@ -123,7 +124,7 @@ impl Own {
     fn new(js: Js<'_>) -> Result<Self> {
         let functions =
             [js.function::<Validate>("validateSessionWithCache")?, js.function::<CheckLimit>("checkLimit")?];
-        let given = functions.into_iter().chain(limits::stores(js)?).map(|value| js.keep(value));
+        let given = functions.into_iter().chain(limit_stores::classes(js)?).map(|value| js.keep(value));
         Ok(Self {
             given: given.collect::<Result<_>>()?,
             end_tick: js.keep(js.function::<EndTick>("endTick")?)?,

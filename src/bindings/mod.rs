@@ -21,6 +21,7 @@ mod environment;
 mod error;
 mod events;
 mod hot;
+mod limit_stores;
 mod limits;
 mod log;
 mod options;

@@ -18,6 +18,7 @@ mod sliding_window;
 pub mod tests;
 pub mod tiers;
 mod token_bucket;
+mod verdict;
 
 use crate::clock::{Clock, Moment, unix_micros};
 use crate::error::{Error, Result};
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
+pub use verdict::{Caller, Verdict};
 #[cfg(test)]
 pub use {fixed_window::FixedWindow, sliding_window::SlidingWindow, token_bucket::TokenBucket};
 
@@ -306,65 +308,5 @@ impl Limits {
     pub fn forget_all(&self, beginning: &[u8]) {
         self.memory.0.counts.forget_all(beginning);
         self.denied.forget_all(self.now());
-    }
-}
-
-/// Who asked, as far as it matters for his answer.
-#[derive(Clone)]
-pub struct Caller {
-    pub counters: Arc<Counters>,
-    pub shadow: bool,
-}
-
-impl Caller {
-    /// Counts an answer, and lets it pass in shadow mode.
-    fn told(&self, answer: Answer) -> Answer {
-        let Counters { allowed, denied, shadow_denied, .. } = &*self.counters;
-        if !answer.allowed && !self.shadow {
-            denied.fetch_add(1, Relaxed);
-            return answer;
-        }
-        allowed.fetch_add(1, Relaxed);
-        shadow_denied.fetch_add(u64::from(!answer.allowed), Relaxed);
-        Answer { allowed: true, ..answer }
-    }
-}
-
-/// What was decided of several equal calls.
-pub struct Verdict<'a> {
-    check: &'a Check,
-    /// What was decided by: a share of the check's, where this process did.
-    limit: Limit,
-    cost: u32,
-    unix: u64,
-    taken: Taken,
-    /// What this process had to say to those that Redis allowed.
-    both: Option<Taken>,
-    /// What the caller wants to hear in an outage.
-    instead: Option<bool>,
-    outage: bool,
-}
-
-impl Verdict<'_> {
-    /// What the call with this index is told.
-    pub fn answer(&self, index: u32, caller: &Caller) -> Answer {
-        if self.outage {
-            caller.counters.answered_in_outage.fetch_add(1, Relaxed);
-        }
-        let mut allowed = index < self.taken.admitted;
-        let mut standing = self.taken.standing(self.limit, self.cost, index);
-        if let Some(own) = self.both.filter(|_| allowed) {
-            let seen = own.standing(self.limit, self.cost, index);
-            allowed = index < own.admitted;
-            standing.remaining = standing.remaining.min(seen.remaining);
-            standing.clear = standing.clear.max(seen.clear);
-            standing.wait = seen.wait;
-        }
-        if self.instead == Some(false) {
-            standing.remaining = 0;
-        }
-        let allowed = self.instead.unwrap_or(allowed);
-        let answer = Answer::new(allowed, self.limit, &standing, self.unix);
-        caller.told(Answer { limit: self.check.limit.quota, ..answer })
     }
 }
