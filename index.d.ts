@@ -413,7 +413,10 @@ export declare class RedisTokenBucketStore implements RateLimitStore {
   clear: RateLimitStore['clear'];
 }
 
-/** Counts of this process alone; sliding windows, unless it is told otherwise. At most `RATE_LIMIT_LOCAL_KEYS`; beyond it, the least used keys share counts, never fewer. */
+/**
+ * Counts of this process alone; sliding windows, unless it is told otherwise. `RATE_LIMIT_LOCAL_KEYS` keys have one of their own; beyond
+ * that new ones share counts, so that none is ever lower than the truth.
+ */
 export declare class InMemoryRateLimitStore implements RateLimitStore {
   constructor(options?: Pick<RateLimitStoreOptions, 'name' | 'shadow'> & { algorithm?: RateLimitAlgorithm });
   checkLimit: RateLimitStore['checkLimit'];
