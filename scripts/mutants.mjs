@@ -1,5 +1,6 @@
 // Takes the rules out of the sources one by one, as __test__/mutants.json lists them, and demands that the test named
-// beside each rule then fails. `--only <name>` runs one. It works on a copy, never on the sources.
+// beside each rule then fails. `--only <name>` runs one, `--only 'limit-*'` those whose names begin like that. It works on a
+// copy, never on the sources.
 
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -10,14 +11,14 @@ import { fileURLToPath } from 'node:url';
 const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
 const only = process.argv.includes('--only') ? process.argv[process.argv.indexOf('--only') + 1] : undefined;
 const mutants = JSON.parse(readFileSync(path.join(root, '__test__', 'mutants.json'), 'utf8')).filter(
-  ({ name }) => only === undefined || name === only,
+  ({ name }) => only === undefined || name === only || (only.endsWith('*') && name.startsWith(only.slice(0, -1))),
 );
 if (mutants.length === 0) throw new Error(`There is no mutant of the name ${only}.`);
 
 const copy = mkdtempSync(path.join(tmpdir(), 'studio-redis-native-mutants-'));
 process.once('exit', () => rmSync(copy, { recursive: true, force: true }));
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(130));
-for (const name of ['src', 'Cargo.toml', 'Cargo.lock', 'build.rs'])
+for (const name of ['src', 'sql', '__test__/schema', 'Cargo.toml', 'Cargo.lock', 'build.rs'])
   cpSync(path.join(root, name), path.join(copy, name), { recursive: true });
 
 const target = path.join(root, 'target', 'mutants');
@@ -39,6 +40,16 @@ function build(name) {
   const addon = path.join(copy, `${name}.node`);
   cpSync(path.join(target, 'debug', LIBRARY), addon);
   return { addon };
+}
+
+/** Runs the Rust tests whose path has `filter`, in the copy; returns how many ran and how many of them failed. */
+function runCargo(filter) {
+  const args = ['test', '--quiet', '--no-default-features', '--target-dir', target, filter];
+  const { stdout, stderr } = spawnSync('cargo', args, { cwd: copy, encoding: 'utf8', maxBuffer: 1 << 28 });
+  const results = [...stdout.matchAll(/^test result: \w+\. (\d+) passed; (\d+) failed/gm)];
+  if (results.length === 0) return { refused: stderr };
+  const sum = (group) => results.reduce((all, result) => all + Number(result[group]), 0);
+  return { ran: sum(1) + sum(2), failed: sum(2) };
 }
 
 /** Runs one test against an addon; returns how many ran and how many of them failed. */
@@ -81,15 +92,18 @@ function judge({ name, file, find, replace, test }) {
     source.replace(find, () => replace),
   );
   try {
-    const { addon, refused } = build(name);
+    const { addon, refused: unbuilt } = test.cargo ? {} : build(name);
+    const { ran, failed, refused = unbuilt } = unbuilt ? {} : run(test, addon);
     if (refused) return `does not compile: ${refused.trim().split('\n').slice(0, 8).join('\n')}`;
-    const { ran, failed } = runTest(test, addon);
-    if (ran === 0) return `no test ran: ${test.file} -t ${test.pattern}`;
+    if (ran === 0) return `no test ran: ${titleOf(test)}`;
     return failed > 0 ? 'killed' : 'SURVIVED';
   } finally {
     writeFileSync(victim, source);
   }
 }
+
+const titleOf = (test) => test.cargo ?? `${test.file} -t ${test.pattern}`;
+const run = (test, addon) => (test.cargo ? runCargo(test.cargo) : runTest(test, addon));
 
 const { addon: healthy, refused } = build('unchanged');
 if (refused) throw new Error(`The unchanged sources do not compile: ${refused}`);
@@ -97,9 +111,10 @@ const rows = [];
 const sound = new Map(); // test -> true if it passes on the unchanged sources
 for (const mutant of mutants) {
   const since = Date.now();
-  const key = `${mutant.test.file} -t ${mutant.test.pattern}`;
+  const key = titleOf(mutant.test);
   if (!sound.has(key)) {
-    const { ran, failed } = runTest(mutant.test, healthy);
+    const { ran, failed, refused } = run(mutant.test, healthy);
+    if (refused) throw new Error(`The tests of the unchanged sources do not compile: ${refused}`);
     sound.set(key, ran > 0 && failed === 0);
   }
   const verdict = sound.get(key) ? judge(mutant) : `its test does not pass without it: ${key}`;
