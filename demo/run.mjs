@@ -77,7 +77,7 @@ const statements = (log) => log.split(/LOG: {2}(?:statement|execute [^:]*): /).s
 async function endApplications(servers) {
   const began = performance.now();
   const ends = await Promise.all(servers.map(async ({ end, exited }) => (await end(), exited)));
-  heading('6. SIGTERM to both processes');
+  heading('7. SIGTERM to both processes');
   fact('ended by themselves, through shutdown()', `${ends.map(({ code, signal }) => signal ?? `status ${code}`).join(', ')} after ${ms(performance.now() - began)}`);
   expect(ends.every(({ code }) => code === 0), 'A process did not end by itself after SIGTERM.');
 }
