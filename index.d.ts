@@ -324,7 +324,10 @@ export interface RateLimitInfo {
   readonly remaining: number;
   /** When all of the limit is there again, in Unix seconds, rounded up. */
   readonly reset: number;
-  /** If denied: after so many whole seconds, rounded up, this call is allowed if nobody else comes. */
+  /**
+   * If denied, or let pass by shadow mode only: after so many whole seconds, rounded up, this call is allowed if nobody else
+   * comes.
+   */
   readonly retryAfter?: number;
 }
 
@@ -799,7 +802,7 @@ export function createRedisClient(projectId: string, options: ConnectionOptions)
 /** The client for `REDIS_URL`, 2 to 10 connections, the same at each call; `null` if that is not set. */
 export function getRedisClient(): RedisClientWrapper | null;
 
-/** Closes the client of {@link getRedisClient}, which then makes a new one. Sessions are not affected. */
+/** Closes the client of {@link getRedisClient}, which then makes a new one. Sessions and rate limits are not affected. */
 export function closeRedisClient(): Promise<void>;
 
 /** True if the server at `REDIS_URL` answers a PING; `false` also if that is not set. */

@@ -124,6 +124,12 @@ impl Error {
         }
     }
 
+    /// True if Redis does not know a script that was named by its digest, so that it did not run. A script may have an error of
+    /// its own that begins like that.
+    pub fn is_unknown_script(&self) -> bool {
+        matches!(self, Self::Reply { text, .. } if text.starts_with("NOSCRIPT No matching script"))
+    }
+
     /// True if the server failed, as opposed to having refused this one call. Only this opens a breaker.
     ///
     /// A Redis that loads, lost its primary or became a replica answers, but serves nobody.
@@ -153,6 +159,8 @@ mod tests {
         assert!(reply("LOADING Redis is loading").is_outage());
         assert!(reply("READONLY You can't write against a read only replica.").is_outage());
         assert_eq!(reply("NOPERM no").reply_kind(), Some("NOPERM"));
+        assert!(reply("NOSCRIPT No matching script. Please use EVAL.").is_unknown_script());
+        assert!(!reply("NOSCRIPT of a script's own").is_unknown_script());
     }
 
     #[test]

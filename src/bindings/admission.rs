@@ -118,7 +118,7 @@ impl Function for Admit {
 impl Admission {
     /// The custom limit, or that of the user's tier.
     fn limit_of(&self, js: Js<'_>, user: Option<Value<'_>>, custom: Value<'_>) -> Result<Limit> {
-        if !matches!(js.kind(custom)?, Kind::Undefined | Kind::Null) {
+        if js.kind(custom)? != Kind::Undefined {
             let [requests, window] = args::options(js, custom, "customLimit", [c"requests", c"window"])?;
             let requests = args::number(js, requests, "customLimit.requests")?;
             let window = args::number(js, window, "customLimit.window")?;

@@ -303,9 +303,6 @@ impl Function for Named {
     }
 }
 
-/// How Redis says that it does not know a script; a script may have a NOSCRIPT of its own.
-const UNKNOWN_SCRIPT: &str = "NOSCRIPT No matching script";
-
 /// A script: by its SHA-1, and whole where the server does not know it, which means that it did not run.
 struct Eval;
 
@@ -344,7 +341,7 @@ impl Function for Eval {
             let whole = whole?;
             Some(Box::new(move |answered| {
                 Box::new(move |result| match result {
-                    Err(Error::Reply { text, .. }) if text.starts_with(UNKNOWN_SCRIPT) => {
+                    Err(error) if error.is_unknown_script() => {
                         // With a deadline of its own: it is another command.
                         let batch = Batch::of(BytesMut::from(&whole[..]), None, answered);
                         redis.send(batch, Departure::Soon);

@@ -14,9 +14,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 use tokio::time::timeout;
 
-/// How Redis says that it does not know a script.
-const UNKNOWN_SCRIPT: &str = "NOSCRIPT";
-
 /// Keys that are looked for, and removed, at once.
 const KEYS_A_STEP: &str = "1000";
 
@@ -71,7 +68,7 @@ impl Asking {
         let answered = request.answered;
         request.answered = Box::new(move |result| match result {
             // It did not run.
-            Err(error) if error.reply_kind() == Some(UNKNOWN_SCRIPT) => {
+            Err(error) if error.is_unknown_script() => {
                 let mut whole = BytesMut::new();
                 self.limits.scripts.take(&mut whole, Named::Source, &take(&self.check, self.calls));
                 let mut batch = Batch::of(whole, None, answered);
@@ -178,9 +175,7 @@ impl Counting {
             bytes
         };
         match redis.ask(command(Named::Digest), false).await {
-            Err(error) if error.reply_kind() == Some(UNKNOWN_SCRIPT) => {
-                redis.ask(command(Named::Source), false).await.map(Some)
-            }
+            Err(error) if error.is_unknown_script() => redis.ask(command(Named::Source), false).await.map(Some),
             answer => answer.map(Some),
         }
     }

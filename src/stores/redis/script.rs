@@ -21,7 +21,7 @@ impl Script {
         let mut command: Vec<&[u8]> = vec![b"EVALSHA", self.sha.as_bytes(), b"1", key.as_bytes()];
         command.extend(arguments);
         match link.send(&command).await {
-            Err(error) if error.reply_kind() == Some("NOSCRIPT") => {
+            Err(error) if error.is_unknown_script() => {
                 command[..2].copy_from_slice(&[b"EVAL", self.source.as_bytes()]);
                 link.send(&command).await
             }
