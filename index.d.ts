@@ -5,6 +5,9 @@
  * from `process.env` as that call's module sees it; loading starts nothing. Pending promises keep the process alive,
  * nothing else does.
  *
+ * Loading throws where there is no binary: `MODULE_NOT_FOUND` if the package of the platform is not installed,
+ * `ERR_DLOPEN_FAILED` if the system refuses it. The message names the platform, the package and the usual causes.
+ *
  * Every error is an `Error` with a stable `code`, see {@link RedisNativeError}; misuse is a `TypeError` or a
  * `RangeError`. Functions that return a promise never throw, they reject.
  */
@@ -568,12 +571,23 @@ export type Tier = (typeof Tier)[keyof typeof Tier];
 
 /** Which server a client is for, and how many connections it may have. */
 export interface ConnectionOptions {
-  /** `redis://`, `valkey://` or `unix:`, with percent-encoded credentials, and the database as `/3` or `?db=3`. */
+  /**
+   * Percent-encoded credentials; the database as `/3` or `?db=3`.
+   * - `redis://host:6379`, `valkey://`, `unix:/run/redis.sock`; `rediss://` or `valkeys://` for TLS
+   * - `redis-sentinel://host1:26379,host2:26379/0?master=mymaster`, with `sentinelUsername` and `sentinelPassword` where the
+   *   sentinels want others than the servers; `rediss-sentinel://` for TLS to both
+   * - `redis-cluster://host1:6379,host2:6379`; `rediss-cluster://` for TLS
+   */
   connectionString: string;
   /** Default `'free'`. */
   tier?: Tier;
   /** Instead of the tier's sizes: whole numbers from 1 to 1000. */
   config?: { minPoolSize?: number; maxPoolSize?: number };
+  /**
+   * `'replica'`: what reads keys is asked of replicas, whose answers may be older than the last write, and of the primary where
+   * no replica answers within 250 ms. Cursors, scripts, transactions and all else are the primary's. Default `'primary'`.
+   */
+  readFrom?: 'primary' | 'replica';
 }
 
 /** Field and value of each entry of a hash, or key and value of several keys. */

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 
 /** Lowest first. The modules of the composition build on each other in this order. */
 const LEVELS = [
-  ['error', 'config', 'clock', 'random', 'redis_url', 'redis_value', 'redis_request', 'keys', 'limit', 'metrics', 'session'],
+  ['error', 'config', 'clock', 'random', 'redis_url', 'redis_value', 'redis_request', 'keys', 'limit', 'metrics', 'session', 'tls'],
   ['stores'],
   ['resilience'],
   ['sessions', 'client', 'rate_limit', 'query_cache'],

@@ -1,8 +1,10 @@
 //! Options and environment become one [`Config`], checked whole. Every default of the package stands here, once.
 
 use crate::error::{Error, Result};
-use crate::redis_url::{RedisUrl, Secret};
+use crate::redis_url::{Login, RedisUrl, Secret, UrlDefaults};
+use crate::tls::Tls;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 
@@ -28,13 +30,15 @@ pub const VARIABLES: &[&str] = &[
     "DATABASE_STATEMENT_CACHE",
     "STUDIO_REDIS_LOG",
     "REDIS_USE_TLS",
+    "REDIS_CA_CERT",
+    "REDIS_CLIENT_CERT",
+    "REDIS_CLIENT_KEY",
+    "REDIS_ALLOW_INSECURE_TLS",
+    "NODE_ENV",
     "REDIS_SENTINEL_HOSTS",
-];
-
-/// Asked for by the operator, but not built yet: to go on without would be less than they count on.
-const UNSUPPORTED: &[(&str, &str)] = &[
-    ("REDIS_USE_TLS", "Connections to Redis would not be encrypted"),
-    ("REDIS_SENTINEL_HOSTS", "Failovers would not be followed"),
+    "REDIS_MASTER_NAME",
+    "REDIS_PASSWORD",
+    "REDIS_SENTINEL_PASSWORD",
 ];
 
 /// Longest life of a cached session. What bounds how long an undeliverable invalidation must be kept.
@@ -93,6 +97,10 @@ impl DatabaseConfig {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub redis: Option<RedisUrl>,
+    /// What every URL of Redis leaves open.
+    pub url_defaults: UrlDefaults,
+    /// Whom encrypted connections to Redis believe, and who we are there.
+    pub tls: Arc<Tls>,
     pub database: Option<DatabaseConfig>,
     /// Stands before every key of this package. Default empty.
     pub key_prefix: String,
@@ -127,13 +135,6 @@ impl Config {
     /// [`Error::InvalidConfig`] that names the variable, the rule and, where it is no secret, the value.
     pub fn try_new(environment: &Environment) -> Result<Self> {
         let read = Reader(environment);
-        for (name, loss) in UNSUPPORTED {
-            if read.text(name).is_some_and(|value| value != "false") {
-                return Err(Error::InvalidConfig(format!(
-                    "{name} is set, but this version does not support it. {loss}."
-                )));
-            }
-        }
         let database = match read.text("DATABASE_URL") {
             None => None,
             Some(url) => Some(DatabaseConfig {
@@ -146,8 +147,15 @@ impl Config {
             Some(seconds) => Duration::from_secs(seconds),
             None => MAX_TTL,
         };
+        let url_defaults = UrlDefaults {
+            tls: read.switch("REDIS_USE_TLS")?.unwrap_or(false),
+            master: read.text("REDIS_MASTER_NAME").unwrap_or("mymaster").to_owned(),
+            sentinel_password: read.text("REDIS_SENTINEL_PASSWORD").map(Secret::new),
+        };
         Ok(Self {
-            redis: read.text("REDIS_URL").map(|url| RedisUrl::parse("REDIS_URL", url)).transpose()?,
+            redis: read.redis()?.map(|url| url.completed(&url_defaults)),
+            url_defaults,
+            tls: Arc::new(read.tls()?),
             database,
             key_prefix: read.text("REDIS_KEY_PREFIX").unwrap_or_default().to_owned(),
             cache_enabled: read.switch("SESSION_CACHE_ENABLED")?.unwrap_or(true),
@@ -185,6 +193,35 @@ impl<'a> Reader<'a> {
             )));
         }
         Ok(secrets.into_iter().map(Secret::new).collect())
+    }
+
+    /// Where `REDIS_URL` points; where `REDIS_SENTINEL_HOSTS` is set, these say where its host is.
+    fn redis(&self) -> Result<Option<RedisUrl>> {
+        let url = self.text("REDIS_URL").map(|url| RedisUrl::parse("REDIS_URL", url)).transpose()?;
+        let Some(hosts) = self.text("REDIS_SENTINEL_HOSTS") else { return Ok(url) };
+        if hosts.contains(['/', '@', '?', '#']) {
+            return Err(Error::InvalidConfig(
+                "REDIS_SENTINEL_HOSTS must be host:port, with commas between several.".to_owned(),
+            ));
+        }
+        let hosts: Vec<_> = hosts.split(',').map(str::trim).collect();
+        let sentinel = RedisUrl::parse("REDIS_SENTINEL_HOSTS", &format!("redis-sentinel://{}", hosts.join(",")))?;
+        let password = self.text("REDIS_PASSWORD").map(Secret::new);
+        let mut url = match url {
+            Some(url) => RedisUrl { place: sentinel.place, ..url },
+            None => sentinel,
+        };
+        if url.login.password.is_none() {
+            url.login = Login { password, ..url.login };
+        }
+        Ok(Some(url))
+    }
+
+    fn tls(&self) -> Result<Tls> {
+        let allowed = self.switch("REDIS_ALLOW_INSECURE_TLS")?.unwrap_or(false);
+        let insecure = allowed && self.text("NODE_ENV") == Some("development");
+        let [ca, cert, key] = ["REDIS_CA_CERT", "REDIS_CLIENT_CERT", "REDIS_CLIENT_KEY"].map(|name| self.text(name));
+        Tls::try_new(ca, cert, key, insecure)
     }
 
     fn switch(&self, name: &str) -> Result<Option<bool>> {
@@ -246,7 +283,10 @@ mod tests {
             ("SESSION_CACHE_TTL_SECONDS", "1.5"),
             ("DATABASE_POOL_SIZE", "-1"),
             ("DATABASE_STATEMENT_CACHE", "no"),
-            ("REDIS_USE_TLS", "true"),
+            ("REDIS_USE_TLS", "perhaps"),
+            ("REDIS_SENTINEL_HOSTS", "redis://h"),
+            ("REDIS_SENTINEL_HOSTS", "h:none"),
+            ("REDIS_SENTINEL_HOSTS", "h,"),
             ("SESSION_CACHE_SECRET", "too short"),
             ("SESSION_CACHE_SECRET", "12345678901234567890123456789012,"),
             ("SESSION_CACHE_LOCAL_ENTRIES", "0"),
@@ -262,6 +302,24 @@ mod tests {
             assert_eq!(error.code(), "ERR_INVALID_CONFIG");
             assert!(error.to_string().starts_with(name), "{error}");
         }
+    }
+
+    #[test]
+    fn sentinels_replace_the_host_of_the_url_or_stand_alone() {
+        let redis = |pairs: &[(&str, &str)]| config(pairs).unwrap().redis.unwrap();
+        let hosts = ("REDIS_SENTINEL_HOSTS", "b:1, a");
+        let alone = redis(&[hosts, ("REDIS_PASSWORD", "p"), ("REDIS_SENTINEL_PASSWORD", "s")]);
+        assert_eq!(alone.to_string(), "mymaster by sentinels a:26379,b:1");
+        assert_eq!(alone.login.password.unwrap().reveal(), "p");
+        assert_eq!(alone.sentinel_login.password.unwrap().reveal(), "s");
+        let both = redis(&[
+            hosts,
+            ("REDIS_URL", "rediss://u:own@h/3"),
+            ("REDIS_PASSWORD", "p"),
+            ("REDIS_MASTER_NAME", "main"),
+        ]);
+        assert_eq!(both.to_string(), "main by sentinels a:26379,b:1");
+        assert!(both.tls && both.database == 3 && both.login.password.unwrap().reveal() == "own");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | 3 features | [`sessions`], [`rate_limit`], [`client`] | what Studio asks for |
 //! | 2 resilience | [`resilience`] | deadline, breaker, bounded queue: the one place that degrades |
 //! | 1 stores | [`stores`] | where data lives; the only rooms that say `sqlx` or RESP |
-//! | 0 values | [`error`], [`config`], [`clock`], [`redis_url`], [`redis_request`], [`redis_value`], [`keys`], [`limit`], [`random`], [`session`], [`metrics`] | no I/O |
+//! | 0 values | [`error`], [`config`], [`clock`], [`redis_url`], [`redis_request`], [`redis_value`], [`keys`], [`limit`], [`random`], [`session`], [`metrics`], [`tls`] | no I/O |
 //!
 //! # The way of a request
 //! `validateSessionWithCache(token)` in JavaScript
@@ -48,6 +48,9 @@
 //! 5. The reply, in the shape that ioredis gives it ([`client::shape`]), joins the next batch of completions. Arrays and
 //!    objects travel as JSON text, which is written on the runtime and parsed by JavaScript in one go.
 //!
+//! A server is wherever its origin says: at an address, where the sentinels know the primary, or in a cluster, where a batch is
+//! split by slots and its answers are joined ([`stores::redis`]).
+//!
 //! Pools belong to a server, a database and credentials; the breaker to the server. What blocks, and what subscribes, has
 //! connections of its own. They are ours as well, because what fits none of the libraries at hand is what matters here: a
 //! hostile reply must not abort the process, and no message may be lost without a word.
@@ -57,9 +60,10 @@
 //! that nothing happened since its read began, and the proof must vanish by itself when in doubt.
 //! - The proof in Redis is the lease: a nonce in the key, for 6 s. A copy is accepted only where its nonce still stands.
 //!   Forgetting and revoking are `DEL`, which removes copy and lease alike; so do eviction, a flush and a restart.
-//! - A copy carries the run id that its lease was given in and the absolute end of its life, and is believed only by a
-//!   connection whose server introduced itself with that run id. A restart, a failover and a restored snapshot thereby
-//!   make all copies misses. The run id belongs to a connection ([`stores::redis`]): what was sent on one is never sent
+//! - A copy carries the life of the server that its lease was given in (its run, its history of writes, and where sentinels count
+//!   them the failover) and the absolute end of its own, and is believed only by a connection whose server introduced itself
+//!   with that life. A restart, a failover, a failover back and a restored snapshot thereby make all copies misses. The life
+//!   belongs to a connection ([`stores::redis`]): what was sent on one is never sent
 //!   on another.
 //! - What a process knows of sessions, of reads under way and of unconfirmed invalidations (`sessions::Memory`) belongs to the
 //!   process, not to the engine: it holds across `shutdown()`.
@@ -67,7 +71,7 @@
 //!   the row is deleted, after it, and again after Redis has answered.
 //! - The tier in the process takes entries only from copies that were read on the session lane, where Redis pushes every write
 //!   to a session's key, in one order with the replies (CLIENT TRACKING BCAST). A copy whose key was pushed since it was asked
-//!   for is read again. The tier is emptied when the lane is lost, and serves only while a probe that was sent less than 3 s ago
+//!   for is read again. In a cluster there is a lane to each primary. The tier is emptied when one is lost, or there are others, and serves only while a probe that was sent less than 3 s ago
 //!   has been answered, by a clock that goes on while the process is stopped.
 //! - A new lease is a write and so is pushed to its own reader, which cannot tell it from a revocation that was pushed together
 //!   with it. So Postgres is asked after that push: then the revocation came before the question. From then on a push ends the
@@ -102,3 +106,4 @@ mod resilience;
 mod session;
 mod sessions;
 mod stores;
+mod tls;

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::listeners::Listeners;
 use crate::logging::Log;
 use crate::rate_limit;
-use crate::redis_url::Address;
+use crate::redis_url::Place;
 use crate::sessions::Memory;
 use once_cell::sync::{Lazy, OnceCell};
 use std::collections::HashMap;
@@ -46,10 +46,10 @@ struct State {
 /// What decides whether two engines see the same sessions and copies.
 ///
 /// Credentials do not: with better ones the same copies are read.
-type Servers = (Option<(Address, u32)>, Option<String>, String);
+type Servers = (Option<(Place, u32)>, Option<String>, String);
 
 fn servers(config: &Config) -> Servers {
-    let redis = config.redis.as_ref().map(|redis| (redis.address.clone(), redis.database));
+    let redis = config.redis.as_ref().map(|redis| (redis.place.clone(), redis.database));
     (redis, config.database.as_ref().map(DatabaseConfig::place), config.key_prefix.clone())
 }
 

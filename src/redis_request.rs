@@ -2,8 +2,10 @@
 
 use crate::config::REDIS_DEADLINE;
 use crate::error::Result;
+use crate::redis_url::Address;
 use crate::redis_value::Value;
 use bytes::{BufMut, Bytes, BytesMut};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -30,6 +32,16 @@ impl Replies {
     }
 }
 
+/// Which server of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Any primary.
+    Any,
+    /// The primary that serves this slot at the time.
+    Slot(u16),
+    Node(Arc<Address>),
+}
+
 /// One command, or several that stay together. Its bytes are in the [`Batch`].
 pub struct Request {
     pub length: usize,
@@ -40,6 +52,12 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// It may take so long, and no longer, from when it leaves; where nothing is said, what every command may.
     pub patience: Option<Duration>,
+    /// Whom it is for, where there are several.
+    pub target: Target,
+    /// A replica may answer it.
+    pub by_replica: bool,
+    /// It was on a connection that was lost, and may be sent again.
+    pub again: bool,
     pub answered: Answered,
 }
 
@@ -59,9 +77,13 @@ impl Batch {
 
     /// A batch of one command, which is sent once.
     pub fn of(bytes: BytesMut, deadline: Option<Instant>, answered: Answered) -> Self {
-        let (length, replies) = (bytes.len(), Replies::One);
-        let request = Request { length, replies, repeatable: false, deadline, patience: None, answered };
+        let request = Request { deadline, ..Request::new(bytes.len(), Replies::One, false, answered) };
         Self { bytes, requests: vec![request] }
+    }
+
+    /// All of it was on a connection that was lost.
+    pub fn is_again(&self) -> bool {
+        self.requests.iter().all(|request| request.again)
     }
 
     pub fn replies(&self) -> usize {
@@ -109,6 +131,12 @@ impl Batch {
 }
 
 impl Request {
+    /// A request of so many bytes without a deadline, for whichever server.
+    pub fn new(length: usize, replies: Replies, repeatable: bool, answered: Answered) -> Self {
+        let (deadline, patience, target) = (None, None, Target::Any);
+        Self { length, replies, repeatable, deadline, patience, target, by_replica: false, again: false, answered }
+    }
+
     fn is_late(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
@@ -160,8 +188,7 @@ mod tests {
         for (bytes, late) in [("a", true), ("bb", false), ("ccc", true), ("d", false)] {
             let deadline = Some(if late { now } else { now + Duration::from_secs(1) });
             let answered: Answered = Box::new(|_| {});
-            let (length, replies) = (bytes.len(), Replies::One);
-            let request = Request { length, replies, repeatable: true, deadline, patience: None, answered };
+            let request = Request { deadline, ..Request::new(bytes.len(), Replies::One, true, answered) };
             batch.push(&Bytes::from(bytes), request);
         }
         let (late, rest) = batch.split_late(now);

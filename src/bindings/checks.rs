@@ -171,7 +171,7 @@ impl Checks {
     }
 
     fn client(&self, call: Call<'_>) -> &Client {
-        self.client.get_or_init(|| Client::new(call.state, Target::Own, OWN_SIZES))
+        self.client.get_or_init(|| Client::new(call.state, Target::Own, OWN_SIZES, false))
     }
 
     /// Checks, and gives the promise of the answer.

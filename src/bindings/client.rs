@@ -37,6 +37,7 @@ pub enum Target {
 pub struct Client {
     target: Target,
     sizes: Sizes,
+    from_replicas: bool,
     closed: Cell<bool>,
     membership: RefCell<Option<Arc<Membership>>>,
     /// Ends what waits on a connection of its own.
@@ -44,9 +45,9 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(state: &State, target: Target, sizes: Sizes) -> Self {
+    pub fn new(state: &State, target: Target, sizes: Sizes, from_replicas: bool) -> Self {
         let (closed, membership) = (Cell::new(false), RefCell::default());
-        Self { target, sizes, closed, membership, ending: state.ending.child_token() }
+        Self { target, sizes, from_replicas, closed, membership, ending: state.ending.child_token() }
     }
 
     /// Lets a call in, on the pool of this client; opens what is not open.
@@ -179,10 +180,11 @@ impl Function for Construct {
             return Err(Error::type_error("RedisClientWrapper is a class: call it with new."));
         }
         let client = if state.making_own_client.take() {
-            Client::new(state, Target::Own, options::OWN_SIZES)
+            Client::new(state, Target::Own, options::OWN_SIZES, false)
         } else {
-            let options::Connection { url, sizes } = options::connection(js, frame.argument(0), frame.argument(1))?;
-            Client::new(state, Target::At(url), sizes)
+            let connection = options::connection(js, frame.argument(0), frame.argument(1))?;
+            let options::Connection { url, sizes, from_replicas } = connection;
+            Client::new(state, Target::At(url), sizes, from_replicas)
         };
         js.wrap(frame.this(), Tied(Rc::new(client)))?;
         Ok(frame.this())
@@ -222,6 +224,7 @@ where
                 let around = around(entered.redis());
                 let answered = move |result, server: &Arc<str>| ticket.settle(answer(result, server));
                 let mut request = entered.request(length, replies, repeatable, answered);
+                request.by_replica = repeatable && client.from_replicas;
                 if let Some(around) = around {
                     request.answered = around(request.answered);
                 }

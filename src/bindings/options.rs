@@ -14,13 +14,15 @@ pub const OWN_SIZES: Sizes = Sizes { least: OWN_POOL.0, most: OWN_POOL.1 };
 pub struct Connection {
     pub url: RedisUrl,
     pub sizes: Sizes,
+    /// Reads go to replicas where there are some.
+    pub from_replicas: bool,
 }
 
 /// Reads the arguments of `createRedisClient`.
 pub fn connection(js: Js<'_>, project_id: Value<'_>, options: Value<'_>) -> Result<Connection> {
     args::text(js, project_id, "projectId")?;
-    let names = [c"connectionString", c"tier", c"config"];
-    let [url, tier, config] = args::options(js, options, "options", names)?;
+    let names = [c"connectionString", c"tier", c"config", c"readFrom"];
+    let [url, tier, config, read_from] = args::options(js, options, "options", names)?;
     let url = RedisUrl::parse("connectionString", &args::text(js, url, "options.connectionString")?)?;
     let (least, most) = match js.kind(tier)? {
         Kind::Undefined => TIERS[0].1,
@@ -30,7 +32,15 @@ pub fn connection(js: Js<'_>, project_id: Value<'_>, options: Value<'_>) -> Resu
         Kind::Undefined => Sizes { least, most },
         _ => own_sizes(js, config, least, most)?,
     };
-    Ok(Connection { url, sizes })
+    let from_replicas = match js.kind(read_from)? {
+        Kind::Undefined => false,
+        _ => match &*args::text(js, read_from, "options.readFrom")? {
+            "primary" => false,
+            "replica" => true,
+            _ => return Err(Error::range_error("options.readFrom must be 'primary' or 'replica'.")),
+        },
+    };
+    Ok(Connection { url, sizes, from_replicas })
 }
 
 fn tier_sizes(tier: &str) -> Result<(usize, usize)> {

@@ -167,7 +167,7 @@ pub fn session_cache_health_check(env: Env) -> napi::Result<Unknown<'static>> {
 /// The session cache's connection to Redis.
 #[napi(catch_unwind)]
 pub fn get_session_cache_pool_stats(env: Env) -> napi::Result<Unknown<'static>> {
-    answer(env, |call| match call.engine()?.session_connection() {
+    answer(env, |call| match call.engine()?.session_connections() {
         Some(stats) => Reply::object(&stats),
         None => Ok(Reply::Null),
     })

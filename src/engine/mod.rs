@@ -15,7 +15,7 @@ use crate::resilience::breaker::{Policy, State};
 use crate::resilience::guard::Guard;
 use crate::sessions::{Guarded, Memory, Settings};
 use crate::stores::postgres::{INSTALL_TRIGGERS, Postgres, PostgresOptions, UNINSTALL_TRIGGERS};
-use crate::stores::redis::{Lane, Plan, RedisSessions, Seal};
+use crate::stores::redis::{RedisSessions, Seal, SessionLinks};
 use limits::SharedLimits;
 use news::{FromPostgres, FromRedis};
 use redis::PoolStats;
@@ -44,8 +44,8 @@ pub struct Engine {
     sessions: Arc<Sessions>,
     limits: Arc<SharedLimits>,
     memory: Memory,
-    /// Where `REDIS_URL` points, and the connection there that carries sessions and nothing else.
-    redis: Option<(RedisUrl, Arc<Lane>)>,
+    /// Where `REDIS_URL` points, and the connections there that carry sessions and nothing else.
+    redis: Option<(RedisUrl, Arc<SessionLinks>)>,
     servers: Arc<Servers>,
     postgres: Option<Arc<Guarded<Postgres>>>,
     trust: Trust,
@@ -75,14 +75,13 @@ impl Engine {
     /// # Errors
     /// [`Error::InvalidConfig`] if `DATABASE_URL` cannot be read.
     pub fn new(config: &Config, memory: Memory, limits: rate_limit::Memory, changes: Changes) -> Result<Self> {
-        let servers = Arc::new(Servers::new(changes.clone()));
+        let servers = Arc::new(Servers::new(changes.clone(), config.url_defaults.clone(), config.tls.clone()));
         let (keys, counters) = (Keys::new(&config.key_prefix), Arc::new(SessionCounters::default()));
         let redis = config.redis.clone().map(|url| {
             let name = format!("studio-redis-native:{}:sessions", std::process::id());
-            let mut plan = Plan::new(url.clone(), servers::server(&url), name, MAX_IN_FLIGHT);
-            plan.pushes = Some(keys.sessions());
-            let owner = FromRedis::new(memory.clone(), counters.clone(), keys.clone());
-            (url, Arc::new(Lane::owned(Arc::new(plan), Arc::new(owner))))
+            let followers = Arc::new(FromRedis::new(memory.clone(), counters.clone(), keys.clone()));
+            let origin = servers.origin(&url);
+            (url, Arc::new(SessionLinks::new(origin, name, MAX_IN_FLIGHT, keys.sessions(), followers)))
         });
         let postgres = match &config.database {
             None => None,
@@ -98,8 +97,8 @@ impl Engine {
                 Some(Arc::new(Guarded { store, guard: Arc::new(guard.with_cap(cap).with_on_change(on_change)) }))
             }
         };
-        let copies = redis.as_ref().map(|(url, lane)| Guarded {
-            store: RedisSessions::new(lane.clone(), keys.clone(), Seal::new(&config.cache_secrets)),
+        let copies = redis.as_ref().map(|(url, links)| Guarded {
+            store: RedisSessions::new(links.clone(), keys.clone(), Seal::new(&config.cache_secrets)),
             guard: servers.guard(url),
         });
         let (most_keys, share) = (config.limit_keys as usize, config.instance_share);
@@ -182,14 +181,9 @@ impl Engine {
         self.redis.as_ref().map(|(url, _)| url)
     }
 
-    /// The connection of sessions; `None` without `REDIS_URL`.
-    pub fn session_connection(&self) -> Option<PoolStats> {
-        let unanswered = self.sessions.copies()?.connection();
-        Some(PoolStats {
-            size: usize::from(unanswered.is_some()),
-            available: usize::from(unanswered == Some(0)),
-            pending: unanswered.unwrap_or_default(),
-        })
+    /// The connections of sessions; `None` without `REDIS_URL`.
+    pub fn session_connections(&self) -> Option<PoolStats> {
+        self.sessions.copies().map(|copies| copies.stats().into())
     }
 
     /// Every Redis server in use.
@@ -243,8 +237,8 @@ impl Engine {
         for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             task.abort();
         }
-        if let Some((_, lane)) = &self.redis {
-            lane.close(&SHUT_DOWN);
+        if let Some((_, links)) = &self.redis {
+            links.close(&SHUT_DOWN);
         }
         self.servers.close(&SHUT_DOWN);
         // Nobody tells it anything from now on.

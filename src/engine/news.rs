@@ -7,27 +7,81 @@ use crate::metrics::SessionCounters;
 use crate::redis_value::Value;
 use crate::sessions::{Guarded, Memory};
 use crate::stores::postgres::{Event, Postgres};
-use crate::stores::redis::{Ears, Owner, ServerInfo, pushed_tokens};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use crate::stores::redis::{Ears, Followers, LinkId, Owner, ServerInfo, pushed_tokens};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The owner of the session lane.
+/// The owner of the links that carry sessions.
+///
+/// Together they are one for the memory: it is proven alive when each of them is, and lost when one is.
 pub struct FromRedis {
     memory: Memory,
     counters: Arc<SessionCounters>,
     keys: Keys,
-    /// When the server was asked last.
-    asked: AtomicU64,
-    pushes: AtomicBool,
+    links: Mutex<HashMap<LinkId, Proof>>,
+}
+
+/// What is known of a link.
+#[derive(Clone, Copy)]
+struct Proof {
+    /// When the newest question was asked that it has answered.
+    alive: Moment,
+    pushes: bool,
 }
 
 impl FromRedis {
     pub fn new(memory: Memory, counters: Arc<SessionCounters>, keys: Keys) -> Self {
-        Self { memory, counters, keys, asked: AtomicU64::new(0), pushes: AtomicBool::new(false) }
+        Self { memory, counters, keys, links: Mutex::default() }
     }
 
+    fn links(&self) -> MutexGuard<'_, HashMap<LinkId, Proof>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What holds for all of them; `None` while one is missing.
+    fn weakest(links: &HashMap<LinkId, Proof>) -> Option<Proof> {
+        let weaker =
+            |one: Proof, other: &Proof| Proof { alive: one.alive.min(other.alive), pushes: one.pushes && other.pushes };
+        let first = *links.values().next()?;
+        Some(links.values().fold(first, weaker)).filter(|proof| proof.alive != Moment::NEVER)
+    }
+
+    fn up(&self, links: &HashMap<LinkId, Proof>) {
+        if let Some(Proof { alive, pushes }) = Self::weakest(links) {
+            self.memory.lane_up(alive, pushes);
+        }
+    }
+}
+
+impl Followers for FromRedis {
+    fn links(&self, all: &[LinkId]) {
+        let mut links = self.links();
+        // What one that is gone has pushed may not have been heard.
+        self.memory.lane_down();
+        links.retain(|link, _| all.contains(link));
+        for link in all {
+            links.entry(*link).or_insert(Proof { alive: Moment::NEVER, pushes: false });
+        }
+        self.up(&links);
+    }
+
+    fn of_link(self: Arc<Self>, link: LinkId) -> Arc<dyn Owner> {
+        Arc::new(FromLink { all: self, link, asked: AtomicU64::new(0) })
+    }
+}
+
+/// The owner of one of the links.
+struct FromLink {
+    all: Arc<FromRedis>,
+    link: LinkId,
+    /// When the server was asked last.
+    asked: AtomicU64,
+}
+
+impl FromLink {
     fn asking(&self) {
-        self.asked.store(self.memory.now().as_micros(), Relaxed);
+        self.asked.store(self.all.memory.now().as_micros(), Relaxed);
     }
 
     fn asked(&self) -> Moment {
@@ -35,17 +89,18 @@ impl FromRedis {
     }
 }
 
-impl Ears for FromRedis {
+impl Ears for FromLink {
     fn pushed(&self, push: Vec<Value>) {
-        match pushed_tokens(&self.keys, &push) {
+        let FromRedis { memory, counters, keys, .. } = &*self.all;
+        match pushed_tokens(keys, &push) {
             Some(tokens) => {
-                self.counters.pushed.fetch_add(tokens.len() as u64, Relaxed);
+                counters.pushed.fetch_add(tokens.len() as u64, Relaxed);
                 for token in &tokens {
-                    self.memory.pushed(token);
+                    memory.pushed(token);
                 }
             }
             // The server was flushed.
-            None => self.memory.forget_all(),
+            None => memory.forget_all(),
         }
     }
 
@@ -54,22 +109,32 @@ impl Ears for FromRedis {
     }
 
     fn alive(&self) {
-        self.memory.lane_alive(self.asked(), self.pushes.load(Relaxed));
+        let mut links = self.all.links();
+        let Some(proof) = links.get_mut(&self.link) else { return };
+        proof.alive = self.asked();
+        if let Some(Proof { alive, pushes }) = FromRedis::weakest(&links) {
+            self.all.memory.lane_alive(alive, pushes);
+        }
     }
 }
 
-impl Owner for FromRedis {
+impl Owner for FromLink {
     fn connecting(&self) {
         self.asking();
     }
 
     fn connected(&self, info: &ServerInfo) {
-        self.pushes.store(info.pushes, Relaxed);
-        self.memory.lane_up(self.asked(), info.pushes);
+        let mut links = self.all.links();
+        let Some(proof) = links.get_mut(&self.link) else { return };
+        *proof = Proof { alive: self.asked(), pushes: info.pushes };
+        self.all.up(&links);
     }
 
     fn lost(&self) {
-        self.memory.lane_down();
+        let mut links = self.all.links();
+        let Some(proof) = links.get_mut(&self.link) else { return };
+        proof.alive = Moment::NEVER;
+        self.all.memory.lane_down();
     }
 }
 

@@ -5,7 +5,7 @@ use crate::redis_request::{Batch, Replies, Request, encode};
 use crate::redis_url::RedisUrl;
 use crate::redis_value::Value;
 use crate::resilience::guard::{Guard, Pass};
-use crate::stores::redis::{Blocking, Pool, Subscriber};
+use crate::stores::redis::{Blocking, Fleet, LaneStats, Origin, Subscriber};
 #[cfg_attr(not(feature = "node"), expect(unused_imports, reason = "some are for its JavaScript face only"))]
 pub use crate::stores::redis::{Departure, Link, Listener, Message, Sizes, Topic};
 use bytes::{Bytes, BytesMut};
@@ -29,10 +29,16 @@ pub struct PoolStats {
     pub pending: usize,
 }
 
+impl From<LaneStats> for PoolStats {
+    fn from(LaneStats { open, idle, unanswered }: LaneStats) -> Self {
+        Self { size: open, available: idle, pending: unanswered }
+    }
+}
+
 /// A pool and its guard.
 pub struct Redis {
     pub(super) url: RedisUrl,
-    pub(super) pool: Pool,
+    pub(super) fleet: Fleet,
     guard: Arc<Guard>,
     /// Calls that have no answer yet.
     calls: AtomicUsize,
@@ -51,16 +57,15 @@ pub struct Redis {
 }
 
 impl Redis {
-    pub(super) fn new(url: RedisUrl, pool: Pool, guard: Arc<Guard>) -> Self {
+    pub(super) fn new(url: RedisUrl, origin: &Origin, fleet: Fleet, guard: Arc<Guard>) -> Self {
         let name = |role| format!("studio-redis-native:{}:{role}", std::process::id());
-        let server = guard.server().clone();
         Self {
             lasting: AtomicUsize::new(0),
-            subscriber: Subscriber::new(url.clone(), server.clone(), name("subscriber")),
-            blocking: Blocking::new(url.clone(), server, name("blocking")),
+            subscriber: Subscriber::new(origin.clone(), name("subscriber")),
+            blocking: Blocking::new(origin.clone(), name("blocking")),
             ended: CancellationToken::new(),
             url,
-            pool,
+            fleet,
             guard,
             calls: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
@@ -89,14 +94,14 @@ impl Redis {
     pub fn send(&self, mut batch: Batch, departure: Departure) {
         self.touch();
         batch.set_deadlines(Instant::now());
-        self.pool.send(batch, departure);
+        self.fleet.send(batch, departure);
     }
 
     /// Sends what there is of a batch that goes on, if a lane is up, which the rest of it takes as well: what is sent
     /// together is executed in its order.
     pub fn send_part(&self, batch: &mut Batch, lane: &mut Option<Link>) {
         if lane.is_none() {
-            *lane = self.pool.up();
+            *lane = self.fleet.up();
         }
         if let Some(link) = lane {
             self.send_on(link, std::mem::replace(batch, Batch::with_room()));
@@ -114,8 +119,9 @@ impl Redis {
     fn send_on(&self, link: &Link, mut batch: Batch) {
         self.touch();
         batch.set_deadlines(Instant::now());
+        let Some(batch) = self.fleet.send_reads(batch, Departure::Now) else { return };
         if let Err((_, batch)) = link.send_batch(batch, Departure::Now) {
-            self.pool.send(batch, Departure::Now);
+            self.fleet.send(batch, Departure::Now);
         }
     }
 
@@ -158,14 +164,13 @@ impl Redis {
 
     /// Connections and commands at this moment.
     pub fn stats(&self) -> PoolStats {
-        let lanes = self.pool.stats();
-        let own = self.subscriber.connections() + self.blocking.connections();
-        PoolStats { size: lanes.open + own, available: lanes.idle, pending: lanes.unanswered }
+        let lanes = PoolStats::from(self.fleet.stats());
+        PoolStats { size: lanes.size + self.subscriber.connections() + self.blocking.connections(), ..lanes }
     }
 
     /// Which life of the server this is: a number that is another one after a restart, and of another server.
     pub fn life(&self) -> u64 {
-        self.pool.life()
+        self.fleet.life()
     }
 
     /// Nobody waits for anything.
@@ -204,7 +209,7 @@ impl Redis {
         self.retire();
         self.subscriber.close();
         self.blocking.close();
-        self.pool.close(error);
+        self.fleet.close(error);
     }
 }
 
@@ -367,7 +372,7 @@ impl Entered {
             }
             answered(result, pass.guard().server());
         });
-        Request { length, replies, repeatable, deadline: None, patience: None, answered }
+        Request::new(length, replies, repeatable, answered)
     }
 }
 

@@ -3,12 +3,15 @@
 use super::redis::{Membership, Redis};
 use crate::config::{MAX_IN_FLIGHT, REDIS_DEADLINE};
 use crate::error::Error;
-use crate::redis_url::{Address, RedisUrl};
+use crate::redis_url::{Login, Place, RedisUrl, UrlDefaults};
 use crate::resilience::breaker::{Policy, State};
 use crate::resilience::guard::{Guard, OnChange};
-use crate::stores::redis::{Plan, Pool, Sizes};
+use crate::stores::redis::{
+    Access, Cluster, Connector, Fleet, OnNewLife, Origin, Plan, Pool, Replicas, Role, Sentinels, Sizes, Topology,
+};
+use crate::tls::Tls;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -33,18 +36,24 @@ pub type Changes = Arc<dyn Fn(&Arc<str>, State) + Send + Sync>;
 pub struct Servers {
     registry: Mutex<Registry>,
     changes: Changes,
+    /// What the environment says about every URL.
+    defaults: UrlDefaults,
+    connector: Arc<Connector>,
 }
 
 #[derive(Default)]
 struct Registry {
-    guards: HashMap<Address, Arc<Guard>>,
+    guards: HashMap<Place, Arc<Guard>>,
+    /// By whom and how they are asked.
+    sentinels: HashMap<(Place, Login, bool), Weak<Sentinels>>,
+    topologies: HashMap<(Place, Login, bool), Weak<Topology>>,
     pools: HashMap<RedisUrl, Arc<Redis>>,
     closed: bool,
 }
 
 impl Servers {
-    pub fn new(changes: Changes) -> Self {
-        Self { registry: Mutex::default(), changes }
+    pub fn new(changes: Changes, defaults: UrlDefaults, tls: Arc<Tls>) -> Self {
+        Self { registry: Mutex::default(), changes, defaults, connector: Arc::new(Connector::new(tls)) }
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
@@ -56,27 +65,35 @@ impl Servers {
         self.registry().guard(url, &self.changes)
     }
 
+    /// Where connections for a URL are made to.
+    pub fn origin(&self, url: &RedisUrl) -> Origin {
+        self.registry().origin(url, &self.connector)
+    }
+
     /// The state of a server's breaker; that of a server that nobody has asked yet is closed.
     pub fn breaker(&self, url: &RedisUrl) -> State {
-        self.registry().guards.get(&url.address).map_or(State::Closed, |guard| guard.state())
+        let url = url.clone().completed(&self.defaults);
+        self.registry().guards.get(&url.place).map_or(State::Closed, |guard| guard.state())
     }
 
     /// The pool for a URL, with at least these sizes; `None` once all was closed.
     pub fn join(&self, url: &RedisUrl, sizes: Sizes, runtime: &Handle) -> Option<Membership> {
+        let url = url.clone().completed(&self.defaults);
         let mut registry = self.registry();
         if registry.closed {
             return None;
         }
-        if let Some(redis) = registry.pools.get(url) {
-            redis.pool.enlarge(sizes);
+        if let Some(redis) = registry.pools.get(&url) {
+            redis.fleet.enlarge(sizes);
             return Some(Membership::new(redis.clone()));
         }
         let outdated = if registry.pools.len() < MAX_POOLS { None } else { registry.least_recently_used() };
-        let guard = registry.guard(url, &self.changes);
+        let guard = registry.guard(&url, &self.changes);
+        let origin = registry.origin(&url, &self.connector);
         let name = format!("studio-redis-native:{}:commands", std::process::id());
-        let plan = Plan::new(url.clone(), server(url), name, MAX_ON_A_LINK);
-        let redis = Arc::new(Redis::new(url.clone(), Pool::new(plan, sizes, runtime.clone()), guard));
-        registry.pools.insert(url.clone(), redis.clone());
+        let fleet = fleet(&origin, name, sizes, runtime, &guard, matches!(url.place, Place::Single(_)));
+        let redis = Arc::new(Redis::new(url.clone(), &origin, fleet, guard));
+        registry.pools.insert(url, redis.clone());
         let membership = Membership::new(redis);
         drop(registry);
         if let Some(outdated) = outdated {
@@ -122,7 +139,7 @@ impl Servers {
             redis.close(&CLOSED_AS_IDLE);
         }
         for redis in used {
-            redis.pool.tend(Instant::now());
+            redis.fleet.tend(Instant::now());
         }
     }
 
@@ -153,6 +170,22 @@ impl Servers {
     }
 }
 
+/// What answers the commands for an origin.
+fn fleet(origin: &Origin, name: String, sizes: Sizes, runtime: &Handle, guard: &Arc<Guard>, single: bool) -> Fleet {
+    let runtime = runtime.clone();
+    let again = guard.clone();
+    // Another server stands in for the one that failed: no need to wait until the breaker would try.
+    let on_new_life: OnNewLife = Arc::new(move || again.try_soon());
+    if let Some(topology) = origin.topology() {
+        let cluster = Cluster::new(topology.clone(), name, MAX_ON_A_LINK, sizes, runtime, on_new_life);
+        return Fleet::Cluster(cluster);
+    }
+    let plan = Plan::new(origin.clone(), name.clone(), MAX_ON_A_LINK);
+    let primary = Pool::new(plan, sizes, runtime, (!single).then_some(on_new_life));
+    let replicas = Box::new(Replicas::new(origin.clone(), primary.clone(), name, MAX_ON_A_LINK));
+    Fleet::One { primary, replicas }
+}
+
 /// Nobody sees this one: a pool is only closed as idle when it is.
 const CLOSED_AS_IDLE: Error = Error::Closed("The pool was closed, because nobody used it.");
 
@@ -164,7 +197,36 @@ impl Registry {
             let guard = Guard::new(server(url), Policy::REDIS, REDIS_DEADLINE, MAX_IN_FLIGHT);
             Arc::new(guard.with_on_change(on_change))
         };
-        self.guards.entry(url.address.clone()).or_insert_with(new).clone()
+        self.guards.entry(url.place.clone()).or_insert_with(new).clone()
+    }
+
+    fn origin(&mut self, url: &RedisUrl, connector: &Arc<Connector>) -> Origin {
+        let tls = url.tls.then(|| connector.clone());
+        let access = Access { login: url.login.clone(), database: url.database, tls: tls.clone() };
+        match &url.place {
+            Place::Single(address) => Origin::at(address.clone(), Role::Any, access, server(url)),
+            Place::Sentinel { sentinels, master } => {
+                let key = (url.place.clone(), url.sentinel_login.clone(), url.tls);
+                let known = self.sentinels.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+                    let login = url.sentinel_login.clone();
+                    let sentinels = Arc::new(Sentinels::new(sentinels.clone(), master.clone(), login, tls));
+                    self.sentinels.retain(|_, others| others.strong_count() > 0);
+                    self.sentinels.insert(key, Arc::downgrade(&sentinels));
+                    sentinels
+                });
+                Origin::primary(known, access, server(url))
+            }
+            Place::Cluster(seeds) => {
+                let key = (url.place.clone(), url.login.clone(), url.tls);
+                let known = self.topologies.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+                    let topology = Arc::new(Topology::new(seeds.clone(), access, server(url)));
+                    self.topologies.retain(|_, others| others.strong_count() > 0);
+                    self.topologies.insert(key, Arc::downgrade(&topology));
+                    topology
+                });
+                Origin::member(known)
+            }
+        }
     }
 
     /// Takes out the pool that was not used for the longest time, if any is idle.

@@ -2,6 +2,7 @@
 
 use super::pool::STATEMENT_LIMIT;
 use crate::error::Error;
+use crate::tls::faults::Handshake;
 use sqlx::error::DatabaseError;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ pub(super) fn translate(server: &Arc<str>, error: sqlx::Error) -> Error {
     match error {
         sqlx::Error::Database(answer) => from_answer(server, &*answer),
         sqlx::Error::Io(cause) if cause.kind() == ErrorKind::UnexpectedEof => lost("the server closed it".into()),
-        sqlx::Error::Io(cause) => lost(cause.to_string()),
-        sqlx::Error::Tls(cause) => lost(format!("TLS: {cause}")),
+        sqlx::Error::Io(cause) => lost(of_socket(&cause)),
+        sqlx::Error::Tls(cause) => lost(of_tls(&*cause)),
         sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => {
             lost("the server did not keep to the protocol of Postgres".into())
         }
@@ -32,6 +33,46 @@ pub(super) fn translate(server: &Arc<str>, error: sqlx::Error) -> Error {
         _ => Error::Internal("a statement for Postgres could not be made".into()),
     }
 }
+
+/// What TLS finds wrong comes as an error of the socket, and so do files that TLS needs and that are not there.
+fn of_socket(cause: &std::io::Error) -> String {
+    if let Some(fault) = cause.get_ref().and_then(|fault| fault.downcast_ref()) {
+        return HANDSHAKE.reason(fault);
+    }
+    match cause.kind() {
+        ErrorKind::NotFound | ErrorKind::PermissionDenied => {
+            format!("its socket, or a file that sslrootcert, sslcert or sslkey names, cannot be opened ({cause})")
+        }
+        _ => cause.to_string(),
+    }
+}
+
+fn of_tls(cause: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(fault) = cause.downcast_ref() {
+        return HANDSHAKE.reason(fault);
+    }
+    match cause.to_string() {
+        // The driver's words for a server that was asked for TLS and answered "no".
+        no if no == "server does not support TLS" => {
+            "the server offers no TLS, and sslmode asks for it; switch it on there (ssl = on), or use sslmode=disable"
+                .into()
+        }
+        // It goes on with the certificate itself.
+        invalid if invalid.starts_with("Invalid certificate") => "sslrootcert holds what is no certificate".into(),
+        other => format!("TLS failed: {other}"),
+    }
+}
+
+/// The names of the settings in DATABASE_URL. Postgres asks for a certificate wherever it can verify one.
+const HANDSHAKE: Handshake = Handshake {
+    authorities: "sslrootcert",
+    own_authorities: false,
+    certificate: "sslcert",
+    key: "sslkey",
+    asked: true,
+    shown: true,
+    self_signed: false,
+};
 
 /// Appendix A of the manual of Postgres lists the codes; their first two characters are the class.
 fn from_answer(server: &Arc<str>, answer: &dyn DatabaseError) -> Error {

@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use checks::{Checks, Findings};
 use pool::{Kind, Mode, Pool, Statement};
 use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgRow, PgSslMode};
 use std::fmt;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -58,6 +58,10 @@ const KNOWN_PARAMETERS: [&str; 16] = [
     "password",
     "options",
 ];
+
+/// The spellings of two of them.
+const SSL_MODE: &[&str] = &["sslmode", "ssl-mode"];
+const SSL_ROOT_CERT: &[&str] = &["sslrootcert", "ssl-root-cert", "ssl-ca"];
 
 /// How to reach Postgres.
 #[derive(Clone)]
@@ -192,16 +196,36 @@ fn connect_options(url: &str) -> Result<PgConnectOptions> {
         .collect();
     url.set_query(None);
     if !known.is_empty() {
-        url.query_pairs_mut().extend_pairs(known);
+        url.query_pairs_mut().extend_pairs(&known);
     }
-    let options = PgConnectOptions::from_url(&url).map_err(|_| {
-        invalid("has a value of sslmode, port or hostaddr, or a percent-encoding, that cannot be understood".into())
+    let named = |names: &[&str]| known.iter().rfind(|(name, _)| names.contains(&name.as_str())).map(|(_, value)| value);
+    if let Some(fault) = named(SSL_MODE).and_then(|mode| unknown_ssl_mode(mode)) {
+        return Err(invalid(fault.into()));
+    }
+    let mut options = PgConnectOptions::from_url(&url).map_err(|_| {
+        invalid("has a value of port or hostaddr, or a percent-encoding, that cannot be understood".into())
     })?;
+    if matches!(options.get_ssl_mode(), PgSslMode::Require) && named(SSL_ROOT_CERT).is_some() {
+        // As libpq does: who names an authority wants it to be asked. The driver would not look at the certificate.
+        options = options.ssl_mode(PgSslMode::VerifyCa);
+    }
     Ok(options
         .application_name(&format!("studio-redis-native:{}", std::process::id()))
         // Poolers refuse connections that set this at the start.
         .extra_float_digits(None)
         .disable_statement_logging())
+}
+
+/// What is wrong with a value of sslmode that Postgres does not have; without repeating it.
+fn unknown_ssl_mode(mode: &str) -> Option<&'static str> {
+    match mode.to_ascii_lowercase().as_str() {
+        "disable" | "allow" | "prefer" | "require" | "verify-ca" | "verify-full" => None,
+        "no-verify" => Some(
+            "has sslmode=no-verify, which node-postgres alone knows; sslmode=require encrypts without verifying, and \
+             verify-full with sslrootcert verifies",
+        ),
+        _ => Some("has an unknown sslmode; use disable, prefer, require, verify-ca or verify-full"),
+    }
 }
 
 fn server_name(options: &PgConnectOptions) -> Arc<str> {
@@ -252,6 +276,24 @@ mod tests {
             assert!(message.starts_with("DATABASE_URL "), "{message}");
             assert!(!message.contains("hun") && !message.contains("ter2"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_mode_of_tls_is_one_of_postgres_and_an_authority_that_is_named_is_asked() {
+        for (query, expected) in [
+            ("sslmode=no-verify", "node-postgres alone knows; sslmode=require"),
+            ("ssl-mode=NO-VERIFY", "node-postgres alone knows; sslmode=require"),
+            ("sslmode=hunter2", "unknown sslmode; use disable, prefer, require, verify-ca or verify-full"),
+        ] {
+            let message = message(&format!("postgres://u:p@h/db?{query}"));
+            assert!(message.contains(expected) && !message.contains("hunter2"), "{message}");
+        }
+        let mode =
+            |query: &str| format!("{:?}", connect_options(&format!("postgres://h/db?{query}")).unwrap().get_ssl_mode());
+        assert_eq!(mode("sslmode=require"), "Require");
+        assert_eq!(mode("sslmode=require&sslrootcert=/ca.crt"), "VerifyCa");
+        assert_eq!(mode("sslmode=verify-full&sslrootcert=/ca.crt"), "VerifyFull");
+        assert_eq!(mode("sslmode=prefer&sslrootcert=/ca.crt"), "Prefer");
     }
 
     #[test]

@@ -1,17 +1,25 @@
 //! Commands that block, each on a connection of its own for as long as it takes.
 
+use super::cluster::{Redirect, slot_of};
 use super::link::CLOSED;
+use super::origin::Origin;
 use super::wire::{Purpose, Wire};
 use crate::error::{Error, Result};
-use crate::redis_url::RedisUrl;
+use crate::redis_url::Address;
 use crate::redis_value::Value;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+/// So often others' word for where a key is is followed.
+const MOST_HOPS: usize = 16;
+
+/// How long a command waits whose slot is being moved.
+const TRY_AGAIN: Duration = Duration::from_millis(15);
 
 /// Connections that are kept for the next command, and for how long.
 const MOST_IDLE: usize = 4;
@@ -21,13 +29,19 @@ const IDLE_LIFE: Duration = Duration::from_secs(60);
 pub struct Blocking(Arc<Shared>);
 
 struct Shared {
-    url: RedisUrl,
-    server: Arc<str>,
+    origin: Origin,
     name: String,
     idle_life: Duration,
     idle: Mutex<Idle>,
     open: Arc<AtomicUsize>,
     closing: CancellationToken,
+}
+
+/// Which node of a cluster, and whether it has to be told that the key is on its way to it. Without an address: the server.
+#[derive(Default)]
+struct Place {
+    address: Option<Address>,
+    asking: bool,
 }
 
 /// Connections whose last command was answered, the longest idle first.
@@ -59,14 +73,13 @@ impl Drop for Connection {
 
 impl Blocking {
     /// Connects nothing. Connections call themselves `name`.
-    pub fn new(url: RedisUrl, server: Arc<str>, name: String) -> Self {
-        Self::with_idle_life(url, server, name, IDLE_LIFE)
+    pub fn new(origin: Origin, name: String) -> Self {
+        Self::with_idle_life(origin, name, IDLE_LIFE)
     }
 
-    fn with_idle_life(url: RedisUrl, server: Arc<str>, name: String, idle_life: Duration) -> Self {
+    fn with_idle_life(origin: Origin, name: String, idle_life: Duration) -> Self {
         Self(Arc::new(Shared {
-            url,
-            server,
+            origin,
             name,
             idle_life,
             idle: Mutex::default(),
@@ -87,12 +100,15 @@ impl Blocking {
             biased;
             () = shared.closing.cancelled() => Err(shared.closed()),
             answer = async {
-                let connection = shared.connection().await?;
-                let answer = connection.wire.command(&command).await;
-                if matches!(answer, Ok(_) | Err(Error::Reply { .. })) {
-                    shared.keep(connection);
+                let mut place = shared.place(&command).await?;
+                for _ in 0..MOST_HOPS {
+                    let answer = shared.run(&command, &place).await;
+                    match shared.elsewhere(&command, &answer).await {
+                        Some(next) => place = next?,
+                        None => return answer,
+                    }
                 }
-                answer
+                shared.run(&command, &place).await
             } => answer,
         }
     }
@@ -127,20 +143,66 @@ impl Shared {
     }
 
     fn closed(&self) -> Error {
-        Error::Connection { server: self.server.clone(), reason: CLOSED.to_owned() }
+        Error::Connection { server: self.origin.server().clone(), reason: CLOSED.to_owned() }
     }
 
-    async fn connection(&self) -> Result<Connection> {
+    async fn run(self: &Arc<Self>, command: &[Bytes], place: &Place) -> Result<Value> {
+        let connection = self.connection(place).await?;
+        if place.asking {
+            connection.wire.command(&[Bytes::from_static(b"ASKING")]).await?;
+        }
+        let answer = connection.wire.command(command).await;
+        if matches!(answer, Ok(_) | Err(Error::Reply { .. })) {
+            self.keep(connection);
+        }
+        answer
+    }
+
+    /// Where a command has to go.
+    async fn place(&self, command: &[Bytes]) -> Result<Place> {
+        let Some(topology) = self.origin.topology() else { return Ok(Place::default()) };
+        let map = topology.known().await?;
+        let address = match slot_of(command)? {
+            Some(slot) => map.primary(slot).cloned(),
+            None => map.primaries().next().cloned(),
+        };
+        Ok(Place { address, asking: false })
+    }
+
+    /// Where a command has to go after this answer to it; `None` if it is the last one.
+    async fn elsewhere(&self, command: &[Bytes], answer: &Result<Value>) -> Option<Result<Place>> {
+        let (Err(Error::Reply { text, .. }), Some(topology)) = (answer, self.origin.topology()) else { return None };
+        match Redirect::read(text, &Address::unknown())? {
+            Redirect::Ask { to, .. } => return Some(Ok(Place { address: Some(to), asking: true })),
+            moved @ Redirect::Moved { .. } => topology.redirected(&moved),
+            Redirect::TryAgain | Redirect::NotPrimary => {
+                topology.doubt();
+                sleep(TRY_AGAIN).await;
+            }
+        }
+        Some(self.place(command).await)
+    }
+
+    async fn connection(&self, place: &Place) -> Result<Connection> {
         loop {
             // The one that was used last is the most likely to live.
-            let idle = self.idle().connections.pop();
+            let idle = {
+                let all = &mut self.idle().connections;
+                let fits = |connection: &Connection| {
+                    place.address.as_ref().is_none_or(|address| connection.wire.address() == address)
+                };
+                all.iter().rposition(|(_, connection)| fits(connection)).map(|index| all.remove(index))
+            };
             match idle {
                 Some((_, connection)) if connection.wire.is_open() => return Ok(connection),
                 Some(_) => {}
                 None => break,
             }
         }
-        let wire = Wire::open(&self.url, &self.server, &self.name, Purpose::Commands).await?;
+        let wire = match &place.address {
+            Some(address) => Wire::open(&self.origin.at_member(address), &self.name, Purpose::Commands).await?,
+            None => Wire::open(&self.origin, &self.name, Purpose::Commands).await?,
+        };
         Ok(Connection::new(wire, &self.open))
     }
 
@@ -177,10 +239,11 @@ async fn close_in_time(shared: Arc<Shared>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::redis::testing::{Server, field, nowhere, soon, until};
+    use crate::redis_url::{Login, RedisUrl};
+    use crate::stores::redis::testing::{Server, field, nowhere, origin, soon, until};
 
     fn blocking(url: &RedisUrl, name: &str) -> Arc<Blocking> {
-        Arc::new(Blocking::new(url.clone(), "Redis".into(), name.to_owned()))
+        Arc::new(Blocking::new(origin(url), name.to_owned()))
     }
 
     fn command(words: &[&str]) -> Vec<Bytes> {
@@ -263,7 +326,7 @@ mod tests {
     async fn a_connection_is_used_again_while_it_is_fresh() {
         let server = Server::new();
         let life = Duration::from_millis(300);
-        let blocking = Arc::new(Blocking::with_idle_life(server.url.clone(), "R".into(), "test:idle".into(), life));
+        let blocking = Arc::new(Blocking::with_idle_life(origin(&server.url), "test:idle".into(), life));
         let id = blocking.run(command(&["CLIENT", "ID"])).await.unwrap();
         assert_eq!(blocking.run(command(&["CLIENT", "ID"])).await.unwrap(), id);
         assert_eq!(blocking.connections(), 1);
@@ -330,7 +393,10 @@ mod tests {
         let wrong = blocking(&wrong, "test:wrong").run(command(&["PING"])).await.unwrap_err();
         assert!(wrong.to_string().contains("database 4000000 cannot be selected"), "{wrong}");
         let stranger = crate::redis_url::Secret::new("hunter2");
-        let stranger = RedisUrl { username: Some("nobody".into()), password: Some(stranger), ..server.url.clone() };
+        let stranger = RedisUrl {
+            login: Login { username: Some("nobody".into()), password: Some(stranger) },
+            ..server.url.clone()
+        };
         let stranger = blocking(&stranger, "test:stranger").run(command(&["PING"])).await.unwrap_err();
         assert!(stranger.to_string().contains("WRONGPASS") && !stranger.to_string().contains("hunter2"), "{stranger}");
         assert_eq!(stranger.code(), "ERR_CONNECTION");

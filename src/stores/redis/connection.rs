@@ -2,13 +2,15 @@
 
 use super::decoder::{Decoder, Incoming};
 use super::link::{CLOSED, Link, ServerInfo};
+use super::origin::{Access, Role, Seat, Wanted};
+use super::replication::{Replication, info_field};
 use super::stream::Stream;
 use crate::error::{Error, Result};
 use crate::redis_request::{Batch, encode};
-use crate::redis_url::RedisUrl;
 use crate::redis_value::Value;
 use bytes::BytesMut;
 use std::convert::Infallible;
+use std::future::pending;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +44,18 @@ pub struct Connection {
     stream: Arc<Stream>,
     decoder: Decoder,
     ears: Arc<dyn Ears>,
-    probed: bool,
+    probe: Probe,
+    role: Role,
+}
+
+/// How the server is asked for a sign of life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Probe {
+    /// It is left to the kernel to find out whether it is there.
+    None,
+    Ping,
+    /// It is also asked whether it still is what it was.
+    Replication(Replication),
 }
 
 /// Who hears what the server says without being asked, and of signs of life. Called on the task that drives the connection, in
@@ -66,13 +79,13 @@ impl<F: Fn(Vec<Value>) + Send + Sync> Ears for F {
 
 /// How a connection begins.
 pub struct Introduction<'a> {
-    pub url: &'a RedisUrl,
+    pub seat: &'a Seat,
+    pub access: &'a Access,
     /// Names the server in errors.
     pub server: &'a Arc<str>,
-    /// What the connection calls itself.
-    pub name: &'a str,
-    /// Writes to keys that begin like this are to be pushed, by whomever.
-    pub pushes: Option<&'a str>,
+    /// What the server has to be.
+    pub role: Role,
+    pub wanted: Wanted<'a>,
 }
 
 impl Connection {
@@ -80,21 +93,25 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Connection`] with the cause: refused, too slow, bad credentials, too old a server.
-    pub async fn open(introduction: Introduction<'_>, limit: usize) -> Result<Self> {
-        let Introduction { url, server, .. } = introduction;
+    pub async fn open(introduction: Introduction<'_>) -> Result<Self> {
+        let Introduction { seat, access, server, role, wanted } = introduction;
         let fault = |reason: String| Error::Connection { server: server.clone(), reason };
         let late = |what: &str| fault(format!("no {what} within {} ms", CONNECT_DEADLINE.as_millis()));
-        let connected = timeout(CONNECT_DEADLINE, Stream::connect(&url.address)).await;
-        let stream = connected.map_err(|_| late("connection"))?.map_err(|error| fault(error.to_string()))?;
+        let connected = timeout(CONNECT_DEADLINE, Stream::connect(&seat.address, access.tls.as_deref())).await;
+        let stream = connected.map_err(|_| late("connection"))?.map_err(fault)?;
         let mut decoder = Decoder::default();
-        let info = timeout(CONNECT_DEADLINE, shake_hands(&stream, &mut decoder, &introduction))
+        let (info, replication) = timeout(CONNECT_DEADLINE, shake_hands(&stream, &mut decoder, &introduction))
             .await
             .map_err(|_| late("answer to the handshake"))?
             .map_err(fault)?;
         let stream = Arc::new(stream);
-        let link = Link::new(server.clone(), info, limit, &stream);
+        let probe = match replication {
+            Some(replication) if wanted.pushes.is_some() => Probe::Replication(replication),
+            _ => Probe::Ping,
+        };
+        let link = Link::new(server.clone(), info, wanted.limit, &stream);
         let ending = EndOnDrop(link.clone());
-        Ok(Self { link, ending, stream, decoder, ears: Arc::new(|_: Vec<Value>| {}), probed: true })
+        Ok(Self { link, ending, stream, decoder, ears: Arc::new(|_: Vec<Value>| {}), probe, role })
     }
 
     /// Tells `ears` of pushes and signs of life.
@@ -104,7 +121,7 @@ impl Connection {
 
     /// Leaves it to the kernel to find out whether the server is there: a command may block the connection.
     pub fn unprobed(self) -> Self {
-        Self { probed: false, ..self }
+        Self { probe: Probe::None, ..self }
     }
 
     /// A handle that others may send on while [`Connection::drive`] runs.
@@ -114,12 +131,18 @@ impl Connection {
 
     /// Moves bytes until the connection is lost, and returns why. Dropping the future closes the connection.
     pub async fn drive(self) -> Lost {
-        let Self { link, ending, stream, decoder, ears, probed } = self;
+        self.drive_until(pending()).await
+    }
+
+    /// The same until `end` resolves with a reason to give it up.
+    pub async fn drive_until(self, end: impl Future<Output = Error>) -> Lost {
+        let Self { link, ending, stream, decoder, ears, probe, role } = self;
         let error = tokio::select! {
-            Err(error) = read(&link, &stream, decoder, &*ears) => error,
+            Err(error) = read(&link, &stream, decoder, &*ears, role) => error,
             Err(error) = link.write(&stream) => error,
-            Err(error) = watch(&link, &*ears), if probed => error,
+            Err(error) = watch(&link, &*ears, &probe), if probe != Probe::None => error,
             Err(error) = link.watch_deadlines() => error,
+            error = end => error,
         };
         let again = link.end(&error);
         drop(ending);
@@ -142,22 +165,29 @@ async fn shake_hands(
     stream: &Stream,
     decoder: &mut Decoder,
     introduction: &Introduction<'_>,
-) -> std::result::Result<ServerInfo, String> {
-    let Introduction { url, name, pushes, .. } = *introduction;
-    let database = url.database.to_string();
+) -> std::result::Result<(ServerInfo, Option<Replication>), String> {
+    let Introduction { seat, access, role, wanted, .. } = *introduction;
+    let database = access.database.to_string();
     let mut hello = vec!["HELLO", "3"];
-    if let Some(password) = &url.password {
-        hello.extend(["AUTH", url.username.as_deref().unwrap_or("default"), password.reveal()]);
+    if let Some(password) = &access.login.password {
+        hello.extend(["AUTH", access.login.username.as_deref().unwrap_or("default"), password.reveal()]);
     }
-    hello.extend(["SETNAME", name]);
+    hello.extend(["SETNAME", wanted.name]);
     let mut bytes = BytesMut::new();
     encode(&mut bytes, &hello);
-    encode(&mut bytes, &["SELECT", &database]);
+    if role != Role::Sentinel {
+        encode(&mut bytes, &["SELECT", &database]);
+    }
     encode(&mut bytes, &["INFO", "server"]);
-    if let Some(prefix) = pushes {
+    encode(&mut bytes, &["INFO", "replication"]);
+    if let Some(prefix) = wanted.pushes {
         // By prefix, and of everybody's writes, this connection's own included: that does not depend on what was read here
         // before.
         encode(&mut bytes, &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix]);
+    }
+    if role == Role::Replica {
+        // In a cluster it would send us to the primary otherwise; elsewhere it refuses, which changes nothing.
+        encode(&mut bytes, &["READONLY"]);
     }
     write(stream, &bytes).await.map_err(|error| error.to_string())?;
 
@@ -168,27 +198,39 @@ async fn shake_hands(
         Value::Error(text) => return Err(text),
         _ => {}
     }
-    if let Value::Error(text) = next_reply(stream, decoder).await? {
+    if role != Role::Sentinel
+        && let Value::Error(text) = next_reply(stream, decoder).await?
+    {
         return Err(format!("database {database} cannot be selected ({text})"));
     }
     let info = next_reply(stream, decoder).await?;
-    let not_pushed = match pushes {
+    let replication = Replication::of(&next_reply(stream, decoder).await?);
+    if role == Role::Primary && replication.as_ref().is_some_and(Replication::is_replica) {
+        return Err("it is a replica".to_owned());
+    }
+    let not_pushed = match wanted.pushes {
         None => None,
         Some(_) => match next_reply(stream, decoder).await? {
             Value::Error(text) => Some(text),
             _ => None,
         },
     };
-    let field = |name: &str| {
-        let lines = info.as_str().unwrap_or_default().lines();
-        lines.filter_map(|line| line.split_once(':')).find(|(key, _)| *key == name).map(|(_, value)| value.trim())
+    if role == Role::Replica {
+        next_reply(stream, decoder).await?;
+    }
+    let run_id = info_field(&info, "run_id");
+    let life = match (run_id, &replication) {
+        (Some(run_id), Some(replication)) => replication.life(run_id, seat.term),
+        (run_id, _) => run_id.map(Arc::from),
     };
-    Ok(ServerInfo {
-        run_id: field("run_id").filter(|id| !id.is_empty()).map(Arc::from),
-        version: field("redis_version").map(str::to_owned),
-        pushes: pushes.is_some() && not_pushed.is_none(),
+    let info = ServerInfo {
+        life,
+        tells: run_id.is_some(),
+        version: info_field(&info, "redis_version").map(str::to_owned),
+        pushes: wanted.pushes.is_some() && not_pushed.is_none(),
         not_pushed,
-    })
+    };
+    Ok((info, replication))
 }
 
 async fn write(stream: &Stream, mut bytes: &[u8]) -> std::io::Result<()> {
@@ -219,7 +261,7 @@ async fn next_reply(stream: &Stream, decoder: &mut Decoder) -> std::result::Resu
 }
 
 /// Reads replies. All that arrived at once are handed out at once, so that JavaScript is woken once for them.
-async fn read(link: &Link, stream: &Stream, mut decoder: Decoder, ears: &dyn Ears) -> Result<Infallible> {
+async fn read(link: &Link, stream: &Stream, mut decoder: Decoder, ears: &dyn Ears, role: Role) -> Result<Infallible> {
     let mut replies = Vec::new();
     loop {
         let understood = loop {
@@ -234,8 +276,12 @@ async fn read(link: &Link, stream: &Stream, mut decoder: Decoder, ears: &dyn Ear
                 Err(malformed) => break Err(link.broken(malformed)),
             }
         };
+        let demoted = role == Role::Primary && replies.iter().any(refuses_writes);
         link.receive(&mut replies)?;
         understood?;
+        if demoted {
+            return Err(link.broken("it is a replica now"));
+        }
         decoder.buffer().reserve(READ_CHUNK);
         match stream.read(decoder.buffer()).await {
             Ok(0) => return Err(link.broken("the server closed it")),
@@ -243,6 +289,10 @@ async fn read(link: &Link, stream: &Stream, mut decoder: Decoder, ears: &dyn Ear
             Err(error) => return Err(link.broken(error)),
         }
     }
+}
+
+fn refuses_writes(reply: &Value) -> bool {
+    matches!(reply, Value::Error(text) if text.starts_with("READONLY"))
 }
 
 fn is_confirmation(items: &[Value]) -> bool {
@@ -255,12 +305,13 @@ fn silence(link: &Link) -> Error {
 
 /// Sends a probe again and again, and declares the link dead if nothing arrives after one, or if something else is its
 /// answer: then every later answer would be somebody else's, too.
-async fn watch(link: &Link, ears: &dyn Ears) -> Result<Infallible> {
+async fn watch(link: &Link, ears: &dyn Ears, probe: &Probe) -> Result<Infallible> {
+    let question: &[&str] = if let Probe::Replication(_) = probe { &["INFO", "replication"] } else { &["PING"] };
     loop {
         sleep(PROBE_AFTER).await;
         ears.probing();
         // A full outbox needs no probe: its commands wait for an answer as well.
-        let Ok(mut answer) = link.submit(&["PING"]) else {
+        let Ok(mut answer) = link.submit(question) else {
             if link.silent_for() < PROBE_AFTER + PROBE_PATIENCE {
                 continue;
             }
@@ -277,12 +328,16 @@ async fn watch(link: &Link, ears: &dyn Ears) -> Result<Infallible> {
                 },
             }
         };
-        match answer {
-            Ok(Ok(Value::Text(text))) if text == "PONG" => ears.alive(),
-            // This user may not PING. That is an answer, too.
-            Ok(Err(Error::Reply { .. })) => ears.alive(),
-            Ok(Err(lost)) => return Err(lost),
-            _ => return Err(link.broken("its replies are out of step: a PING got another command's")),
+        match (answer, probe) {
+            (Ok(Ok(Value::Text(text))), Probe::Ping) if text == "PONG" => ears.alive(),
+            (Ok(Ok(info)), Probe::Replication(known)) if Replication::of(&info).as_ref() == Some(known) => ears.alive(),
+            (Ok(Ok(info)), Probe::Replication(_)) if Replication::of(&info).is_some() => {
+                return Err(link.broken("it is not the server that it was: it was demoted or promoted"));
+            }
+            // This user may not ask. That is an answer, too.
+            (Ok(Err(Error::Reply { .. })), _) => ears.alive(),
+            (Ok(Err(lost)), _) => return Err(lost),
+            _ => return Err(link.broken("its replies are out of step: a probe got another command's")),
         }
     }
 }
@@ -292,17 +347,19 @@ mod tests {
     //! Against servers that misbehave as no real one would on demand.
 
     use super::*;
+    use crate::redis_url::{Address, Login, Secret};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
     use tokio::time::Instant;
 
-    const HELLO: &[u8] = b"%1\r\n+proto\r\n:3\r\n+OK\r\n$36\r\nredis_version:7.0.0\r\nrun_id:life-one\r\n";
+    const HELLO: &[u8] =
+        b"%1\r\n+proto\r\n:3\r\n+OK\r\n$36\r\nredis_version:7.0.0\r\nrun_id:life-one\r\n$30\r\nrole:master\r\nmaster_replid:abc\r\n";
 
     /// A server that answers each time something arrives with the next of `answers`, and closes after the last.
-    async fn server(answers: Vec<&'static [u8]>) -> (RedisUrl, JoinHandle<()>) {
+    async fn server(answers: Vec<&'static [u8]>) -> (Address, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("redis://:secret@{}", listener.local_addr().unwrap());
+        let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let serving = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut bytes = [0; 4096];
@@ -311,11 +368,16 @@ mod tests {
                 stream.write_all(answer).await.unwrap();
             }
         });
-        (RedisUrl::parse("URL", &url).unwrap(), serving)
+        (address, serving)
     }
 
-    async fn open(url: &RedisUrl) -> Result<Connection> {
-        Connection::open(Introduction { url, server: &"Redis".into(), name: "test", pushes: None }, 2).await
+    async fn open(address: &Address) -> Result<Connection> {
+        let login = Login { username: None, password: Some(Secret::new("secret")) };
+        let access = Access { login, ..Access::default() };
+        let wanted = Wanted { name: "test", limit: 2, pushes: None };
+        let (server, role) = (&"Redis".into(), Role::Any);
+        let seat = &Seat { address: address.clone(), term: 0 };
+        Connection::open(Introduction { seat, access: &access, server, role, wanted }).await
     }
 
     async fn driven(answers: Vec<&'static [u8]>) -> (Link, JoinHandle<Lost>) {
@@ -327,7 +389,7 @@ mod tests {
     #[tokio::test]
     async fn the_handshake_tells_which_life_of_the_server_this_is() {
         let (link, _) = driven(vec![HELLO]).await;
-        assert_eq!(link.info().run_id.as_deref(), Some("life-one"));
+        assert_eq!(link.info().life.as_deref(), Some("life-one:abc"));
         assert_eq!(link.info().version.as_deref(), Some("7.0.0"));
     }
 
@@ -377,8 +439,8 @@ mod tests {
     #[tokio::test]
     async fn a_silent_server_is_given_up_after_three_seconds() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = RedisUrl::parse("URL", &format!("redis://{}", listener.local_addr().unwrap())).unwrap();
-        let client = async { open(&url).await.unwrap() };
+        let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
+        let client = async { open(&address).await.unwrap() };
         let (connection, (mut silent, _)) = tokio::join!(client, async {
             let (mut stream, peer) = listener.accept().await.unwrap();
             stream.write_all(HELLO).await.unwrap();

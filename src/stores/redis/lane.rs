@@ -1,11 +1,11 @@
 //! A lane: one connection after another to the same server, each replaced when it is lost, until the lane is closed.
 
-use super::connection::{Connection, Ears, Introduction, Lost};
+use super::connection::{Ears, Lost};
 use super::link::{CLOSED, Link, ServerInfo};
+use super::origin::{Origin, Wanted};
 use crate::error::{Error, Result};
 use crate::random;
 use crate::redis_request::Batch;
-use crate::redis_url::RedisUrl;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -24,9 +24,7 @@ const OLDEST_VERSION: (u32, u32) = (6, 2);
 
 /// Which server, as whom, and how much of it.
 pub struct Plan {
-    pub url: RedisUrl,
-    /// Names the server in errors and in the log, and so holds no secret.
-    pub server: Arc<str>,
+    pub origin: Origin,
     /// What connections call themselves.
     pub name: String,
     /// Requests that may be unanswered on a connection.
@@ -37,8 +35,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(url: RedisUrl, server: Arc<str>, name: String, limit: usize) -> Self {
-        Self { url, server, name, limit, pushes: None, advised: AtomicBool::new(false) }
+    pub fn new(origin: Origin, name: String, limit: usize) -> Self {
+        Self { origin, name, limit, pushes: None, advised: AtomicBool::new(false) }
+    }
+
+    /// Names the server in errors and in the log.
+    pub fn server(&self) -> &Arc<str> {
+        self.origin.server()
     }
 }
 
@@ -141,7 +144,7 @@ impl Lane {
     }
 
     fn down(&self) -> Error {
-        Error::Connection { server: self.plan.server.clone(), reason: CLOSED.to_owned() }
+        Error::Connection { server: self.plan.server().clone(), reason: CLOSED.to_owned() }
     }
 
     /// Closes the connection; what is unanswered fails with `error`. The lane is of no more use.
@@ -175,10 +178,10 @@ async fn supervise(plan: Arc<Plan>, owner: Arc<dyn Owner>, status: watch::Sender
     loop {
         let begun = Instant::now();
         owner.connecting();
-        let Plan { url, server, name, pushes, .. } = &*plan;
-        let introduction = Introduction { url, server, name, pushes: pushes.as_deref() };
-        let error = match Connection::open(introduction, plan.limit).await {
-            Ok(connection) => {
+        let Plan { origin, name, limit, pushes, .. } = &*plan;
+        let wanted = Wanted { name, limit: *limit, pushes: pushes.as_deref() };
+        let error = match origin.open(wanted).await {
+            Ok((connection, seat)) => {
                 told = false;
                 plan.advise(&connection.link());
                 let link = connection.link();
@@ -186,9 +189,9 @@ async fn supervise(plan: Arc<Plan>, owner: Arc<dyn Owner>, status: watch::Sender
                 owner.connected(link.info());
                 tell(Status::Up(link.clone()));
                 let ears: Arc<dyn Ears> = owner.clone();
-                let Lost { error, again } = connection.hearing(ears).drive().await;
+                let Lost { error, again } = connection.hearing(ears).drive_until(origin.moved(&seat)).await;
                 owner.lost();
-                tracing::warn!(server = %plan.server, connection = plan.name, "lost: {error}");
+                tracing::warn!(server = %plan.server(), connection = plan.name, "lost: {error}");
                 // A server that has answered is worth waiting for: the next connection is tried at once, or after the
                 // shortest pause if this one was short.
                 tell(if answered() { Status::Connecting } else { Status::Down(error.clone()) });
@@ -206,7 +209,7 @@ async fn supervise(plan: Arc<Plan>, owner: Arc<dyn Owner>, status: watch::Sender
             }
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(server = %plan.server, connection = plan.name, "cannot connect: {error}");
+                    tracing::warn!(server = %plan.server(), connection = plan.name, "cannot connect: {error}");
                 }
                 error
             }
@@ -225,17 +228,17 @@ impl Plan {
         if self.advised.swap(true, Relaxed) {
             return;
         }
-        if info.run_id.is_none() {
-            tracing::warn!(server = %self.server, "does not tell its run id, so no session is read from it; \
+        if !info.tells {
+            tracing::warn!(server = %self.server(), "does not tell its run id, so no session is read from it; \
                 allow INFO to this user (ACL SETUSER ... +info).");
         }
         if let Some(reason) = &info.not_pushed {
-            tracing::warn!(server = %self.server, "does not push invalidations ({reason}), so no session is kept in the \
+            tracing::warn!(server = %self.server(), "does not push invalidations ({reason}), so no session is kept in the \
                 process; allow CLIENT TRACKING to this user (ACL SETUSER ... +client|tracking).");
         }
         if info.version.as_deref().and_then(major_minor).is_some_and(|version| version < OLDEST_VERSION) {
             let version = info.version.as_deref().unwrap_or_default();
-            tracing::warn!(server = %self.server, version, "is older than Redis 6.2, with which nothing here is tested; \
+            tracing::warn!(server = %self.server(), version, "is older than Redis 6.2, with which nothing here is tested; \
                 upgrade the server.");
         }
     }

@@ -7,7 +7,7 @@ use super::outbox::{Answer, Outbox};
 use super::stream::Stream;
 use crate::config::REDIS_DEADLINE;
 use crate::error::{Backlog, Error, Result};
-use crate::redis_request::{Batch, encode};
+use crate::redis_request::{Batch, Replies, Request, encode};
 use crate::redis_value::Value;
 use bytes::BytesMut;
 use std::convert::Infallible;
@@ -27,8 +27,11 @@ pub const CLOSED: &str = "it was closed by shutdown()";
 /// What the server said of itself at the handshake.
 #[derive(Debug, Clone, Default)]
 pub struct ServerInfo {
-    /// Names this life of the server; `None` where the server does not tell (an ACL without INFO).
-    pub run_id: Option<Arc<str>>,
+    /// Names this life of the server as a primary; `None` where the server does not tell (an ACL without INFO), and for a
+    /// replica.
+    pub life: Option<Arc<str>>,
+    /// The server tells which it is.
+    pub tells: bool,
     /// `redis_version`, such as `7.0.15`.
     pub version: Option<String>,
     /// Writes are pushed on this connection, as was asked for.
@@ -110,6 +113,26 @@ impl Link {
         self.answer(reply).await
     }
 
+    /// The same for a command whose slot is on its way to this server, which it has to be told of at once before.
+    pub async fn send_asking<A: AsRef<[u8]>>(&self, arguments: &[A]) -> Result<Value> {
+        let (reply, receiver) = oneshot::channel();
+        let mut bytes = BytesMut::new();
+        encode(&mut bytes, &["ASKING"]);
+        encode(&mut bytes, arguments);
+        let answered = Box::new(move |result| drop(reply.send(result)));
+        let request = Request::new(bytes.len(), Replies::Array(2), false, answered);
+        let batch = Batch { bytes, requests: vec![request] };
+        self.send_batch(batch, Departure::Now).map_err(|(error, _)| error)?;
+        let Value::Array(mut replies) = self.answer(receiver).await? else {
+            return Err(Error::Internal("two commands have one reply".to_owned()));
+        };
+        match replies.pop() {
+            Some(Value::Error(text)) => Err(Error::Reply { server: self.0.server.clone(), text }),
+            Some(reply) => Ok(reply),
+            None => Err(Error::Internal("two commands have no reply".to_owned())),
+        }
+    }
+
     /// Waits for the reply to a command that was submitted here.
     pub async fn answer(&self, reply: oneshot::Receiver<Result<Value>>) -> Result<Value> {
         reply.await.unwrap_or_else(|_| Err(self.broken(CLOSED)))
@@ -167,12 +190,13 @@ impl Link {
             let pieces = {
                 let mut sending = self.sending();
                 let pieces = sending.outbox.offer(PIECES_A_WRITE);
-                sending.writing = !pieces.is_empty();
+                // What an encrypted stream has taken counts as written, and may have to be pushed on.
+                sending.writing = !pieces.is_empty() || stream.owes();
+                if !sending.writing {
+                    return Ok(true);
+                }
                 pieces
             };
-            if pieces.is_empty() {
-                return Ok(true);
-            }
             let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
             match stream.try_write(&slices) {
                 Ok(written) => self.sending().outbox.wrote(written),

@@ -1,7 +1,7 @@
 //! What is on its way on one connection: bytes that are not written yet, and who waits for which reply. No I/O.
 
 use crate::error::{Backlog, Error, Result};
-use crate::redis_request::{Answered, Batch, Replies, Request};
+use crate::redis_request::{Answered, Batch, Replies, Request, Target};
 use crate::redis_value::Value;
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
@@ -23,6 +23,7 @@ struct Slot {
     repeatable: bool,
     deadline: Option<Instant>,
     patience: Option<Duration>,
+    target: Target,
     /// `None` once it was told that its time is over. The replies still belong to it.
     answered: Option<Answered>,
 }
@@ -75,11 +76,21 @@ impl Outbox {
         self.unwritten_bytes += bytes.len();
         self.kept.push_back((self.taken, bytes.clone()));
         self.unwritten.push_back(bytes);
-        for Request { length, replies, repeatable, deadline, patience, answered } in requests {
+        for Request { length, replies, repeatable, deadline, patience, target, answered, .. } in requests {
             let (start, missing, answered) = (self.taken, replies.count(), Some(answered));
             let replies = (replies != Replies::One).then(Vec::new);
             self.taken += length as u64;
-            self.waiting.push_back(Slot { start, length, missing, replies, repeatable, deadline, patience, answered });
+            self.waiting.push_back(Slot {
+                start,
+                length,
+                missing,
+                replies,
+                repeatable,
+                deadline,
+                patience,
+                target,
+                answered,
+            });
         }
         Ok(())
     }
@@ -183,8 +194,9 @@ impl Outbox {
             };
             // What has left once is not sent a third time.
             let repeatable = slot.repeatable && !left;
-            let Slot { length, deadline, patience, .. } = slot;
-            let request = Request { length, replies, repeatable, deadline, patience, answered };
+            let Slot { length, deadline, patience, target, .. } = slot;
+            let request = Request::new(length, replies, repeatable, answered);
+            let request = Request { deadline, patience, target, again: true, ..request };
             again.push(&bytes, request);
         }
         self.missing = 0;
@@ -222,7 +234,7 @@ mod tests {
             let log = log.clone();
             let answered = Box::new(move |result| log.lock().unwrap().push((index, result)));
             let bytes = Bytes::from(vec![b'a' + u8::try_from(index).unwrap(); length]);
-            batch.push(&bytes, Request { length, replies, repeatable, deadline: None, patience: None, answered });
+            batch.push(&bytes, Request::new(length, replies, repeatable, answered));
         }
         batch
     }

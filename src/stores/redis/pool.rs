@@ -50,11 +50,37 @@ pub struct LaneStats {
     pub unanswered: usize,
 }
 
+/// Where a pool stands among several, of which another one may be able to do what this one cannot.
+pub trait Home: Send + Sync {
+    /// What is on no connection, because it never left or may be sent again. Without an error a connection is being made.
+    fn homeless(&self, batch: Batch, error: Option<&Error>);
+
+    /// A lane has changed.
+    fn changed(&self) {}
+}
+
+/// What is told of a connection to another life of the server than the one before.
+pub type OnNewLife = Arc<dyn Fn() + Send + Sync>;
+
+impl std::ops::Add for LaneStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            open: self.open + other.open,
+            idle: self.idle + other.idle,
+            unanswered: self.unanswered + other.unanswered,
+        }
+    }
+}
+
 /// A handle to a pool. Its lanes end with the last one.
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 
 struct Shared {
+    home: Option<Weak<dyn Home>>,
+    on_new_life: Option<OnNewLife>,
     plan: Arc<Plan>,
     runtime: Handle,
     lanes: Mutex<Lanes>,
@@ -86,11 +112,34 @@ enum Way {
 
 impl Pool {
     /// Plans a pool on `runtime`; connects nothing.
-    pub fn new(plan: Plan, sizes: Sizes, runtime: Handle) -> Self {
+    pub fn new(plan: Plan, sizes: Sizes, runtime: Handle, on_new_life: Option<OnNewLife>) -> Self {
+        Self::planned(plan, sizes, runtime, None, on_new_life)
+    }
+
+    /// The same for one of several.
+    pub fn at_home(
+        plan: Plan,
+        sizes: Sizes,
+        runtime: Handle,
+        home: Weak<dyn Home>,
+        on_new_life: Option<OnNewLife>,
+    ) -> Self {
+        Self::planned(plan, sizes, runtime, Some(home), on_new_life)
+    }
+
+    fn planned(
+        plan: Plan,
+        sizes: Sizes,
+        runtime: Handle,
+        home: Option<Weak<dyn Home>>,
+        on_new_life: Option<OnNewLife>,
+    ) -> Self {
         let lanes = Mutex::new(Lanes { sizes, members: Vec::new(), closed: None });
         let changed = watch::Sender::new(());
         let plan = Arc::new(plan);
         Self(Arc::new_cyclic(|this| Shared {
+            home,
+            on_new_life,
             plan,
             runtime,
             lanes,
@@ -108,17 +157,26 @@ impl Pool {
 
     /// Sends a batch. Each of its requests is answered: by the server, or with an error.
     pub fn send(&self, batch: Batch, departure: Departure) {
-        let batch = match self.0.way() {
+        let (batch, error) = match self.0.way() {
             Way::On(link) => match link.send_batch(batch, departure) {
                 Ok(()) => return,
                 Err((error @ Error::Overloaded { .. }, batch)) => return batch.settle(&Err(error)),
                 // Lost at this moment, which its lane will tell.
-                Err((_, batch)) => batch,
+                Err((_, batch)) => (batch, None),
             },
-            Way::Wait => batch,
-            Way::None(error) => return batch.settle(&Err(error)),
+            Way::Wait => (batch, None),
+            Way::None(error) => (batch, Some(error)),
         };
-        self.0.runtime.spawn(wait(self.0.clone(), batch, false));
+        self.0.give_up(batch, error);
+    }
+
+    /// Where it runs.
+    pub fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The lane that a batch would take now, if one is up.
@@ -222,6 +280,22 @@ impl Shared {
         Way::On(link)
     }
 
+    /// Lets a batch wait that has no lane now, or fail, or has it sent by others.
+    fn give_up(&self, batch: Batch, error: Option<Error>) {
+        match (&self.home, error) {
+            (Some(home), error) => match home.upgrade() {
+                Some(home) => home.homeless(batch, error.as_ref()),
+                None => batch.settle(&Err(Error::Closed("The pool was closed meanwhile."))),
+            },
+            (None, Some(error)) if !batch.is_again() => batch.settle(&Err(error)),
+            (None, _) => {
+                if let Some(pool) = self.this.upgrade() {
+                    self.runtime.spawn(wait(pool, batch));
+                }
+            }
+        }
+    }
+
     fn add_lane(&self, lanes: &mut Lanes) {
         let lane = Lane::owned(self.plan.clone(), Arc::new(Parent(self.this.clone())));
         lane.start(&self.runtime);
@@ -238,33 +312,42 @@ impl Owner for Parent {
     fn changed(&self) {
         if let Some(pool) = self.0.upgrade() {
             pool.changed.send_replace(());
+            if let Some(home) = pool.home.as_ref().and_then(Weak::upgrade) {
+                home.changed();
+            }
         }
     }
 
     fn connected(&self, info: &ServerInfo) {
         if let Some(pool) = self.0.upgrade() {
             // One that does not say which it is may be another one each time.
-            let life = info.run_id.as_ref().map_or_else(random::number, |run_id| {
+            let life = info.life.as_ref().map_or_else(random::number, |life| {
                 let mut hasher = DefaultHasher::new();
-                run_id.hash(&mut hasher);
+                life.hash(&mut hasher);
                 hasher.finish()
             });
-            pool.life.store(life.max(1), Relaxed);
+            let before = pool.life.swap(life.max(1), Relaxed);
+            if before != 0
+                && before != life.max(1)
+                && let Some(on_new_life) = &pool.on_new_life
+            {
+                on_new_life();
+            }
         }
     }
 
     fn orphaned(&self, batch: Batch, error: &Error) {
         match self.0.upgrade() {
-            Some(pool) => drop(pool.runtime.clone().spawn(wait(pool, batch, true))),
+            Some(pool) => pool.give_up(batch, pool.home.is_some().then(|| error.clone())),
             None => batch.settle(&Err(error.clone())),
         }
     }
 }
 
-/// Sends a batch as soon as a lane is up, until its deadlines come. One that is not `patient` gives up when no lane can be.
-async fn wait(pool: Arc<Shared>, mut batch: Batch, patient: bool) {
+/// Sends a batch as soon as a lane is up, until its deadlines come. What was on no connection yet gives up when none can be.
+async fn wait(pool: Arc<Shared>, mut batch: Batch) {
     let mut changed = pool.changed.subscribe();
-    let missed = Error::Timeout { server: pool.plan.server.clone(), after: REDIS_DEADLINE };
+    let missed = Error::Timeout { server: pool.plan.server().clone(), after: REDIS_DEADLINE };
     loop {
         let way = pool.way();
         let (late, rest) = batch.split_late(Instant::now());
@@ -279,7 +362,7 @@ async fn wait(pool: Arc<Shared>, mut batch: Batch, patient: bool) {
                 Err((error @ Error::Overloaded { .. }, batch)) => return batch.settle(&Err(error)),
                 Err((_, batch)) => batch,
             },
-            Way::None(error) if !patient || pool.lanes().closed.is_some() => return rest.settle(&Err(error)),
+            Way::None(error) if !rest.is_again() || pool.lanes().closed.is_some() => return rest.settle(&Err(error)),
             Way::None(_) | Way::Wait => rest,
         };
         let deadline = batch.deadline().unwrap_or_else(|| Instant::now() + REDIS_DEADLINE);

@@ -1,6 +1,6 @@
 //! Lua scripts: sent by their SHA-1, and whole where the server does not know them yet.
 
-use super::link::Link;
+use super::session_links::Way;
 use crate::error::Result;
 use crate::redis_value::Value;
 use sha1::{Digest, Sha1};
@@ -17,13 +17,13 @@ impl Script {
     }
 
     /// Runs the script. It is sent a second time only if the server did not know it, which means that it did not run.
-    pub async fn run(&self, link: &Link, key: &str, arguments: &[&[u8]]) -> Result<Value> {
+    pub async fn run(&self, way: &Way, key: &str, arguments: &[&[u8]]) -> Result<Value> {
         let mut command: Vec<&[u8]> = vec![b"EVALSHA", self.sha.as_bytes(), b"1", key.as_bytes()];
         command.extend(arguments);
-        match link.send(&command).await {
+        match way.send(&command).await {
             Err(error) if error.is_unknown_script() => {
                 command[..2].copy_from_slice(&[b"EVAL", self.source.as_bytes()]);
-                link.send(&command).await
+                way.send(&command).await
             }
             answer => answer,
         }

@@ -1,10 +1,10 @@
 //! Copies of sessions in Redis, fenced by leases: see `read_or_lease.lua` and `fill.lua`.
 
 use super::entries::{Entries, FILL, READ_OR_LEASE, look};
-use super::lane::{Lane, Status};
-use super::link::Link;
+use super::pool::LaneStats;
 use super::script::Script;
 use super::seal::Seal;
+use super::session_links::{SessionLinks, Way};
 use crate::error::{Error, Result};
 use crate::keys::{Keys, TokenHash};
 use crate::random;
@@ -18,9 +18,12 @@ use std::time::Duration;
 /// Keys that one batch of deletions names; more are sent in turns, so that others get in between.
 const FORGET_BATCH: usize = 500;
 
-/// The session lane's side of the store.
+/// Of a server that does not say which life of it this is, or is a replica.
+const NO_COPIES: Lookup = Lookup::Miss { lease: None, disbelief: None };
+
+/// Redis's side of the store.
 pub struct RedisSessions {
-    lane: Arc<Lane>,
+    links: Arc<SessionLinks>,
     entries: Entries,
     read_or_lease: Script,
     fill: Script,
@@ -32,9 +35,9 @@ pub struct RedisSessions {
 }
 
 impl RedisSessions {
-    pub fn new(lane: Arc<Lane>, keys: Keys, seal: Seal) -> Self {
+    pub fn new(links: Arc<SessionLinks>, keys: Keys, seal: Seal) -> Self {
         Self {
-            lane,
+            links,
             entries: Entries::new(keys, seal),
             read_or_lease: Script::new(READ_OR_LEASE),
             fill: Script::new(FILL),
@@ -44,12 +47,9 @@ impl RedisSessions {
         }
     }
 
-    /// Whether there is a connection, and how many commands wait on it.
-    pub fn connection(&self) -> Option<usize> {
-        match self.lane.status() {
-            Status::Up(link) => Some(link.unanswered()),
-            Status::Connecting | Status::Down(_) => None,
-        }
+    /// Connections and commands at this moment.
+    pub fn stats(&self) -> LaneStats {
+        self.links.stats()
     }
 
     fn nonce(&self) -> String {
@@ -68,14 +68,33 @@ impl RedisSessions {
         }
     }
 
-    async fn remove(&self, link: &Link, tokens: &[TokenHash]) -> Result<()> {
+    /// Removes the key from whoever has it, which `way` leads to or may lead to.
+    async fn remove_from(&self, key: &str, mut way: Way) -> Result<()> {
+        let mut hops = 0;
+        loop {
+            let answer = way.send(&["DEL", key]).await;
+            match self.links.elsewhere(key, &answer, &mut hops).await {
+                Some(next) => way = next?,
+                None => return answer.map(drop),
+            }
+        }
+    }
+
+    async fn remove(&self, tokens: &[TokenHash]) -> Result<()> {
         for batch in tokens.chunks(FORGET_BATCH) {
             let mut replies = Vec::with_capacity(batch.len());
             for token in batch {
-                replies.push(link.submit(&["DEL", &self.entries.key(token)])?);
+                let key = self.entries.key(token);
+                let link = self.links.of(&key).await?;
+                let reply = link.submit(&["DEL", &key])?;
+                replies.push((key, link, reply));
             }
-            for reply in replies {
-                link.answer(reply).await?;
+            for (key, link, reply) in replies {
+                let answer = link.answer(reply).await;
+                match self.links.elsewhere(&key, &answer, &mut 0).await {
+                    Some(way) => self.remove_from(&key, way?).await?,
+                    None => drop(answer?),
+                }
             }
         }
         Ok(())
@@ -84,11 +103,17 @@ impl RedisSessions {
 
 impl SessionCopies for RedisSessions {
     async fn read_or_lease(&self, token: TokenHash, after: u64) -> Result<Lookup> {
-        let link = self.lane.link().await?;
-        let Some(run_id) = link.info().run_id.clone() else { return Ok(Lookup::Miss { lease: None, disbelief: None }) };
-        let (nonce, after) = (self.nonce(), after.to_string());
-        let reply = self.read_or_lease.run(&link, &self.entries.key(&token), &look(&run_id, &nonce, &after)).await?;
-        match self.entries.understand(token, (&run_id, &nonce), link.info().pushes, &reply) {
+        let (key, nonce, after) = (self.entries.key(&token), self.nonce(), after.to_string());
+        let (mut way, mut hops) = (Way::to(self.links.of(&key).await?), 0);
+        let (life, reply) = loop {
+            let Some(life) = way.link.info().life.clone() else { return Ok(NO_COPIES) };
+            let answer = self.read_or_lease.run(&way, &key, &look(&life, &nonce, &after)).await;
+            match self.links.elsewhere(&key, &answer, &mut hops).await {
+                Some(next) => way = next?,
+                None => break (life, answer?),
+            }
+        };
+        match self.entries.understand(token, (&life, &nonce), way.link.info().pushes, &reply) {
             Ok(Lookup::Miss { lease, disbelief: Some(Disbelief::Unreadable) }) => {
                 self.warn(Disbelief::Unreadable);
                 Ok(Lookup::Miss { lease, disbelief: Some(Disbelief::Unreadable) })
@@ -96,7 +121,7 @@ impl SessionCopies for RedisSessions {
             Ok(lookup) => Ok(lookup),
             Err(disbelief) => {
                 self.warn(disbelief);
-                self.remove(&link, &[token]).await?;
+                self.remove(&[token]).await?;
                 Ok(Lookup::Miss { lease: None, disbelief: Some(disbelief) })
             }
         }
@@ -104,23 +129,37 @@ impl SessionCopies for RedisSessions {
 
     async fn fill(&self, token: TokenHash, lease: &Lease, session: &str, life: Duration) -> Result<bool> {
         let Some(fill) = self.entries.fill(token, lease, session, life) else { return Ok(false) };
-        let link = self.lane.link().await?;
-        Ok(self.fill.run(&link, &self.entries.key(&token), &fill.arguments()).await? == Value::Int(1))
+        let key = self.entries.key(&token);
+        let (mut way, mut hops) = (Way::to(self.links.of(&key).await?), 0);
+        loop {
+            let answer = self.fill.run(&way, &key, &fill.arguments()).await;
+            match self.links.elsewhere(&key, &answer, &mut hops).await {
+                Some(next) => way = next?,
+                None => return Ok(answer? == Value::Int(1)),
+            }
+        }
     }
 
     async fn now(&self) -> Result<u64> {
-        let reply = self.lane.link().await?.send(&["TIME"]).await?;
-        let part = |index: usize| reply.as_array()?.get(index)?.as_str()?.parse::<u64>().ok();
-        let parts = part(0).zip(part(1));
-        parts.map(|(seconds, micros)| seconds * 1_000_000 + micros).ok_or_else(|| Error::Internal("no TIME".to_owned()))
+        let mut latest = 0;
+        for link in self.links.all().await? {
+            let reply = link.send(&["TIME"]).await?;
+            let part = |index: usize| reply.as_array()?.get(index)?.as_str()?.parse::<u64>().ok();
+            let time = part(0).zip(part(1)).map(|(seconds, micros)| seconds * 1_000_000 + micros);
+            latest = latest.max(time.ok_or_else(|| Error::Internal("no TIME".to_owned()))?);
+        }
+        Ok(latest)
     }
 
     async fn ping(&self) -> Result<()> {
-        self.lane.link().await?.send(&["PING"]).await.map(drop)
+        for link in self.links.all().await? {
+            link.send(&["PING"]).await?;
+        }
+        Ok(())
     }
 
     async fn forget(&self, tokens: &[TokenHash]) -> Result<()> {
-        self.remove(&self.lane.link().await?, tokens).await
+        self.remove(tokens).await
     }
 }
 
@@ -142,8 +181,25 @@ mod tests {
     use super::*;
     use crate::redis_url::RedisUrl;
     use crate::session::SessionWithUser;
-    use crate::stores::redis::lane::Plan;
+    use crate::stores::redis::connection::Ears;
+    use crate::stores::redis::lane::Owner;
     use crate::stores::redis::link::Link;
+    use crate::stores::redis::session_links::{Followers, LinkId};
+    use crate::stores::redis::testing::origin;
+
+    struct Nobody;
+
+    impl Ears for Nobody {}
+
+    impl Owner for Nobody {}
+
+    impl Followers for Nobody {
+        fn links(&self, _: &[LinkId]) {}
+
+        fn of_link(self: Arc<Self>, _: LinkId) -> Arc<dyn Owner> {
+            self
+        }
+    }
 
     struct Fixture {
         store: RedisSessions,
@@ -156,12 +212,12 @@ mod tests {
     async fn fixture(test: &str) -> Fixture {
         let url = std::env::var("REDIS_URL").expect("REDIS_URL names a Redis for tests; `make test` starts one");
         let url = RedisUrl::parse("REDIS_URL", &url).unwrap();
-        let mut plan = Plan::new(url, "Redis".into(), format!("test:{test}"), 10_000);
-        plan.pushes = Some(Keys::new(format!("{test}:")).sessions());
-        let lane = Arc::new(Lane::new(plan));
+        let pushes = Keys::new(format!("{test}:")).sessions();
+        let links = SessionLinks::new(origin(&url), format!("test:{test}"), 10_000, pushes, Arc::new(Nobody));
+        let links = Arc::new(links);
         let (keys, token) = (Keys::new(format!("{test}:")), TokenHash::of(test.as_bytes()).unwrap());
-        let link = lane.link().await.unwrap();
-        let (store, key) = (RedisSessions::new(lane, keys.clone(), Seal::new(&[])), keys.session(&token));
+        let link = links.of("").await.unwrap();
+        let (store, key) = (RedisSessions::new(links, keys.clone(), Seal::new(&[])), keys.session(&token));
         store.forget(&[token]).await.unwrap();
         Fixture { store, link, key, token }
     }

@@ -5,12 +5,12 @@
 //! happens during a reconnect can be missed.
 
 use super::link::CLOSED;
+use super::origin::Origin;
 use super::topics::{Outcome, Topics};
 use super::wire::{Purpose, Wire};
 use crate::config::REDIS_DEADLINE;
 use crate::error::{Error, Result};
 use crate::random;
-use crate::redis_url::RedisUrl;
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::future::Future;
@@ -65,8 +65,7 @@ pub trait Listener: Send + Sync {
 pub struct Subscriber(Arc<Shared>);
 
 struct Shared {
-    url: RedisUrl,
-    server: Arc<str>,
+    origin: Origin,
     name: String,
     topics: Mutex<Topics>,
     /// Wakes the task when a topic was touched.
@@ -77,10 +76,9 @@ struct Shared {
 
 impl Subscriber {
     /// Connects nothing. Connections call themselves `name`.
-    pub fn new(url: RedisUrl, server: Arc<str>, name: String) -> Self {
+    pub fn new(origin: Origin, name: String) -> Self {
         Self(Arc::new(Shared {
-            url,
-            server,
+            origin,
             name,
             topics: Mutex::default(),
             touched: Notify::new(),
@@ -106,7 +104,7 @@ impl Subscriber {
             }
             Ok(Ok(Err(error))) => Err(error),
             Ok(Err(_)) => Err(self.0.closed()),
-            Err(_) => Err(Error::Timeout { server: self.0.server.clone(), after: REDIS_DEADLINE }),
+            Err(_) => Err(Error::Timeout { server: self.0.origin.server().clone(), after: REDIS_DEADLINE }),
         }
     }
 
@@ -170,7 +168,7 @@ impl Shared {
     }
 
     fn closed(&self) -> Error {
-        Error::Connection { server: self.server.clone(), reason: CLOSED.to_owned() }
+        Error::Connection { server: self.origin.server().clone(), reason: CLOSED.to_owned() }
     }
 
     fn remove(&self, id: u64) -> Option<Outcome> {
@@ -226,7 +224,7 @@ async fn supervise(shared: Arc<Shared>) {
             let shared = shared.clone();
             move |topic, message| shared.news(&topic, &message)
         };
-        let opening = Wire::open(&shared.url, &shared.server, &shared.name, Purpose::Subscriptions(Box::new(sink)));
+        let opening = Wire::open(&shared.origin, &shared.name, Purpose::Subscriptions(Box::new(sink)));
         let opened = tokio::select! {
             biased;
             () = shared.deserted() => return,
@@ -237,7 +235,7 @@ async fn supervise(shared: Arc<Shared>) {
                 let (_counted, begun) = (Counted::new(&shared.connections), Instant::now());
                 shared.topics().connected();
                 let Some(lost) = serve(&shared, &wire).await else { return };
-                tracing::warn!(server = %shared.server, connection = shared.name, "lost: {lost}");
+                tracing::warn!(server = %shared.origin.server(), connection = shared.name, "lost: {lost}");
                 if begun.elapsed() > LAST_BACKOFF {
                     // It was a connection worth having: the next one is tried at once, and may be waited for.
                     backoff = FIRST_BACKOFF;
@@ -247,7 +245,7 @@ async fn supervise(shared: Arc<Shared>) {
                 lost
             }
             Err(error) => {
-                tracing::warn!(server = %shared.server, connection = shared.name, "cannot connect: {error}");
+                tracing::warn!(server = %shared.origin.server(), connection = shared.name, "cannot connect: {error}");
                 error
             }
         };
@@ -304,9 +302,9 @@ async fn serve(shared: &Shared, wire: &Wire) -> Option<Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redis_url::Secret;
+    use crate::redis_url::{Login, RedisUrl, Secret};
     use crate::redis_value::Value;
-    use crate::stores::redis::testing::{Server, field, nowhere, soon, until};
+    use crate::stores::redis::testing::{Server, field, nowhere, origin, soon, until};
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
     #[derive(Debug, PartialEq)]
@@ -334,7 +332,7 @@ mod tests {
     }
 
     fn subscriber(url: &RedisUrl, name: &str) -> Subscriber {
-        Subscriber::new(url.clone(), "Redis".into(), name.to_owned())
+        Subscriber::new(origin(url), name.to_owned())
     }
 
     fn channel(name: &str) -> Topic {
@@ -439,8 +437,10 @@ mod tests {
     async fn a_refusal_is_an_error_and_disturbs_nobody() {
         let server = Server::new();
         server.run(&["ACL", "SETUSER", "limited", "on", ">p", "+@all", "resetchannels", "&limited:*"]).await;
-        let url =
-            RedisUrl { username: Some("limited".to_owned()), password: Some(Secret::new("p")), ..server.url.clone() };
+        let url = RedisUrl {
+            login: Login { username: Some("limited".to_owned()), password: Some(Secret::new("p")) },
+            ..server.url.clone()
+        };
         let subscriber = subscriber(&url, "test:limited");
         for round in 0..3 {
             let (listener, _) = ear();

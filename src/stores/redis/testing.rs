@@ -1,7 +1,8 @@
 //! The server that REDIS_URL names, seen from outside, and a bad road to it.
 
 use super::lane::{Lane, Plan};
-use crate::redis_url::{Address, RedisUrl};
+use super::origin::{Access, Origin, Role};
+use crate::redis_url::{Address, Place, RedisUrl};
 use crate::redis_value::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ impl Server {
     pub fn new() -> Self {
         let url = std::env::var("REDIS_URL").expect("REDIS_URL names a Redis for tests; `make test` starts one");
         let url = RedisUrl::parse("REDIS_URL", &url).unwrap();
-        let lane = Lane::new(Plan::new(url.clone(), "Redis".into(), "test:watcher".to_owned(), 100_000));
+        let lane = Lane::new(Plan::new(origin(&url), "test:watcher".to_owned(), 100_000));
         Self { url, lane }
     }
 
@@ -89,7 +90,7 @@ struct State {
 
 impl Proxy {
     async fn start(server: &RedisUrl) -> Self {
-        let Address::Tcp { host, port } = server.address.clone() else { panic!("a TCP server") };
+        let Place::Single(Address::Tcp { host, port }) = server.place.clone() else { panic!("a TCP server") };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let state = Arc::new(watch::Sender::new(State::default()));
@@ -102,7 +103,7 @@ impl Proxy {
                 tokio::spawn(Self::carry(client, server, number, shared.subscribe()));
             }
         });
-        Self { url: RedisUrl { address, ..server.clone() }, state, accepting }
+        Self { url: RedisUrl { place: Place::Single(address), ..server.clone() }, state, accepting }
     }
 
     async fn carry(mut client: TcpStream, mut server: TcpStream, number: usize, mut state: watch::Receiver<State>) {
@@ -138,6 +139,13 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
     }
+}
+
+/// Where a URL of one server points.
+pub fn origin(url: &RedisUrl) -> Origin {
+    let Place::Single(address) = url.place.clone() else { panic!("one server") };
+    let access = Access { login: url.login.clone(), database: url.database, tls: None };
+    Origin::at(address, Role::Any, access, "Redis".into())
 }
 
 /// An address at which nobody is.

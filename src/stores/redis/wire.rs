@@ -1,11 +1,12 @@
 //! A connection that is used for one thing: subscriptions, or one command after the other. Dropping it closes it.
 
-use super::connection::{Connection, Introduction, Lost};
+use super::connection::Lost;
 use super::link::{CLOSED, Link};
+use super::origin::{Origin, Wanted};
 use super::subscriber::{Message, Topic};
 use crate::config::{MAX_IN_FLIGHT, REDIS_DEADLINE};
 use crate::error::{Error, Result};
-use crate::redis_url::RedisUrl;
+use crate::redis_url::Address;
 use crate::redis_value::Value;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -25,11 +26,14 @@ pub enum Purpose {
     Subscriptions(Sink),
     /// Commands that may block.
     Commands,
+    /// Commands that are answered at once.
+    Questions,
 }
 
 /// A living connection.
 pub struct Wire {
     server: Arc<str>,
+    address: Address,
     link: Link,
     lost: watch::Receiver<Option<Error>>,
     driver: AbortHandle,
@@ -46,29 +50,37 @@ impl Wire {
     ///
     /// # Errors
     /// [`Error::Connection`] with the cause: refused, too slow, bad credentials.
-    pub async fn open(url: &RedisUrl, server: &Arc<str>, name: &str, purpose: Purpose) -> Result<Self> {
+    pub async fn open(origin: &Origin, name: &str, purpose: Purpose) -> Result<Self> {
         let late = || Error::Connection {
-            server: server.clone(),
+            server: origin.server().clone(),
             reason: format!("no connection within {} ms", CONNECT_DEADLINE.as_millis()),
         };
-        timeout(CONNECT_DEADLINE, Self::connect(url, server, name, purpose)).await.map_err(|_| late())?
+        timeout(CONNECT_DEADLINE, Self::connect(origin, name, purpose)).await.map_err(|_| late())?
     }
 
-    async fn connect(url: &RedisUrl, server: &Arc<str>, name: &str, purpose: Purpose) -> Result<Self> {
-        let connection = Connection::open(Introduction { url, server, name, pushes: None }, MAX_IN_FLIGHT).await?;
+    async fn connect(origin: &Origin, name: &str, purpose: Purpose) -> Result<Self> {
+        let wanted = Wanted { name, limit: MAX_IN_FLIGHT, pushes: None };
+        let (connection, seat) = origin.open(wanted).await?;
         let connection = match purpose {
             Purpose::Subscriptions(sink) => connection.hearing(Arc::new(move |push| hand_on(push, &sink))),
             Purpose::Commands => connection.unprobed(),
+            Purpose::Questions => connection,
         };
         let link = connection.link();
         let (tell, lost) = watch::channel(None);
+        let (here, there) = (origin.clone(), seat.clone());
         let driver = tokio::spawn(async move {
             // Whoever waits here decides himself what becomes of a lost command.
-            let Lost { error, again } = connection.drive().await;
+            let Lost { error, again } = connection.drive_until(here.moved(&there)).await;
             again.settle(&Err(error.clone()));
             tell.send_replace(Some(error));
         });
-        Ok(Self { server: server.clone(), link, lost, driver: driver.abort_handle() })
+        Ok(Self { server: origin.server().clone(), address: seat.address, link, lost, driver: driver.abort_handle() })
+    }
+
+    /// Where the server is.
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Sends one command, once, and waits for its reply for as long as it takes.

@@ -7,6 +7,7 @@ use crate::redis_request::{Answered, Batch, Replies, Request, encode};
 use crate::redis_url::RedisUrl;
 use crate::stores::redis::lane::{Lane, Plan};
 use crate::stores::redis::link::{Departure, Link};
+use crate::stores::redis::testing::origin;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -36,7 +37,7 @@ impl Fixture {
     async fn new(algorithm: Algorithm, test: &str) -> Self {
         let url = std::env::var("REDIS_URL").expect("REDIS_URL names a Redis for tests; `make test` starts one");
         let url = RedisUrl::parse("REDIS_URL", &url).unwrap();
-        let lane = Lane::new(Plan::new(url, "Redis".into(), format!("test:{test}"), 100_000));
+        let lane = Lane::new(Plan::new(origin(&url), format!("test:{test}"), 100_000));
         let link = lane.link().await.unwrap();
         let key = format!("limits:{test}:{}", algorithm.name());
         Self { link, _lane: lane, scripts: LimitScripts::new(), algorithm, key }
@@ -63,8 +64,7 @@ impl Fixture {
             let (reply, receiver) = oneshot::channel();
             let answered: Answered = Box::new(move |result| drop(reply.send(result)));
             let length = command.len();
-            let request =
-                Request { length, replies: Replies::One, repeatable: false, deadline: None, patience: None, answered };
+            let request = Request::new(length, Replies::One, false, answered);
             batch.push(&command.freeze(), request);
             replies.push(receiver);
         }
