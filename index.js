@@ -2,7 +2,12 @@
 
 // The face of the package. It hands its own realm to the native side, which can see neither the `process.env` nor the
 // error classes of a worker or of Jest, and it spreads rest parameters, which native functions cannot have.
-const native = require('./binding.js');
+let native;
+try {
+  native = require('./binding.js');
+} catch (error) {
+  throw require('./no-binary.js')(error);
+}
 
 const done = Promise.resolve();
 

@@ -1,5 +1,7 @@
 export default {
   testMatch: ['<rootDir>/__test__/**/*.test.js'],
+  // Those inside Next.js have a configuration of their own: __test__/next.config.mjs.
+  testPathIgnorePatterns: ['/node_modules/', '<rootDir>/__test__/next/'],
   testEnvironment: 'node',
   transform: {},
   testTimeout: 60_000,

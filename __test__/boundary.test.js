@@ -311,6 +311,8 @@ describe('the log', () => {
 });
 
 test('a hundred thousand promises leave no memory behind', async () => {
+  // The young generation of the heap grows whenever V8 sees fit, which is no leak: here it cannot.
+  const nodeArgs = ['--expose-gc', '--max-semi-space-size=8'];
   const { lines } = await run(
     `const batch = async () => {
        for (let i = 0; i < 100; i++) {
@@ -324,7 +326,7 @@ test('a hundred thousand promises leave no memory behind', async () => {
        const before = await batch();
        console.log((await batch()) - before);
      })();`,
-    { env: { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/nothing' }, nodeArgs: ['--expose-gc'], timeoutMs: 60_000 },
+    { env: { DATABASE_URL: 'postgres://nobody@127.0.0.1:1/nothing' }, nodeArgs, timeoutMs: 60_000 },
   );
   expect(Number(lines[0])).toBeLessThan(16 * 1024 * 1024);
 });

@@ -52,6 +52,12 @@ test('the example of the Redis client runs', async () => {
   await redis.close();
 });
 
+test.each(['instrumentation.ts', 'lib/ending.ts', 'next.config.ts'])('docs/nextjs.md shows %s as it is', (file) => {
+  const page = readFileSync(path.join(root, 'docs', 'nextjs.md'), 'utf8');
+  const blocks = [...page.matchAll(/```ts\n([\s\S]*?)```/g)].map(([, code]) => code);
+  expect(blocks).toContain(readFileSync(path.join(__dirname, 'next-app', file), 'utf8'));
+});
+
 test('every export can be imported by name from an ES module', () => {
   const names = Object.keys(require('..')).sort();
   const code = `import * as all from ${JSON.stringify(path.join(root, 'index.js'))};

@@ -1,165 +1,152 @@
-// Packs the package and the one of this platform, installs both tarballs in an empty folder as a user would, without
-// install scripts, and uses them there: a session validates, and TypeScript accepts the types. Needs REDIS_URL and
-// DATABASE_URL: `node scripts/with-services.mjs -- node scripts/check-package.mjs`.
+// Publishes the packages to a registry on loopback and installs them from there into empty folders, with npm and with pnpm
+// and without install scripts, as users do; uses them there, under several versions of Node. Platforms other than this
+// one are represented by files that are no binaries. Needs REDIS_URL and DATABASE_URL:
+// `node scripts/with-services.mjs -- node scripts/check-package.mjs`.
 
-import { execFileSync } from 'node:child_process';
-import {
-  copyFileSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  readdirSync,
-  realpathSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
-import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, realpathSync, rmSync, statSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { availableParallelism, tmpdir } from 'node:os';
+import path from 'node:path';
+import { inReach, install, installLocked, installed, lockOf } from './package/installing.mjs';
+import {
+  binaryOf,
+  checkManifests,
+  hostPlatform,
+  manifest,
+  packageOf,
+  platformManifest,
+  platforms,
+} from './package/manifests.mjs';
+import { nodePath, nodes, whyNoNodes } from './package/nodes.mjs';
+import { publishAll } from './package/publish.mjs';
+import { startRegistry } from './package/registry.mjs';
+import { stage } from './package/stage.mjs';
+import { checkMissing, checkTypes, checkUse, timeOfRequire } from './package/using.mjs';
 
-const root = path.join(path.dirname(fileURLToPath(import.meta.url)), '..');
-const require = createRequire(import.meta.url);
-const { Database } = require('../__test__/helpers/database.js');
-
-const json = (file) => JSON.parse(readFileSync(path.join(root, file), 'utf8'));
-const manifest = json('package.json');
-const platforms = readdirSync(path.join(root, 'npm'));
-
-/** Platform packages are named as Node names platforms, with the C library behind it where there are two. */
-function hostPlatform() {
-  const { platform, arch } = process;
-  if (platform === 'linux')
-    return `linux-${arch}-${process.report.getReport().header.glibcVersionRuntime ? 'gnu' : 'musl'}`;
-  return platform === 'win32' ? `win32-${arch}-msvc` : `${platform}-${arch}`;
-}
-
-/** One version everywhere, one package a target, no install script anywhere. */
-function checkManifests() {
-  const crate = /^version = "(.+)"$/m.exec(readFileSync(path.join(root, 'Cargo.toml'), 'utf8'))[1];
-  assert.equal(crate, manifest.version, 'Cargo.toml and package.json name different versions');
-  const expected = Object.fromEntries(platforms.map((platform) => [`${manifest.name}-${platform}`, manifest.version]));
-  assert.deepEqual(manifest.optionalDependencies, expected);
-  assert.equal(platforms.length, manifest.napi.targets.length);
-  const packages = [manifest, ...platforms.map((platform) => json(`npm/${platform}/package.json`))];
-  for (const { name, version, license, engines, scripts = {} } of packages) {
-    assert.deepEqual(
-      { name, version, license, engines },
-      { name, version: manifest.version, license: 'Apache-2.0', engines: { node: '>=20' } },
-    );
-    const installing = Object.keys(scripts).filter((script) => /install|^prepare$/.test(script));
-    assert.deepEqual(installing, [], `${name} has install scripts`);
-  }
-}
-
-const run = (folder, command, ...args) =>
-  execFileSync(command, args, { cwd: folder, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
-
-/** Packs a folder; returns the tarball, and fails unless it holds exactly `files`. */
-function pack(folder, files, destination) {
-  const options = ['pack', '--json', '--ignore-scripts', '--loglevel=error', '--pack-destination', destination];
-  const [packed] = Object.values(JSON.parse(run(folder, 'npm', ...options)));
-  assert.deepEqual(packed.files.map((file) => file.path).sort(), [...files].sort(), `the contents of ${packed.name}`);
-  return { tarball: path.join(destination, path.basename(packed.filename)), size: packed.size };
-}
-
-function walk(folder) {
-  return readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
-    entry.isDirectory() ? walk(path.join(folder, entry.name)) : [path.join(folder, entry.name)],
-  );
-}
-
-async function checkSession(folder) {
-  const database = new Database();
-  const session = await database.createSession();
-  const script = `
-    const { validateSessionWithCache, revokeSessionByToken, shutdown } = require(${JSON.stringify(manifest.name)});
-    (async () => {
-      const [, token] = process.argv;
-      const first = await validateSessionWithCache(token);
-      const second = await validateSessionWithCache(token);
-      const revoked = await revokeSessionByToken(token);
-      const third = await validateSessionWithCache(token);
-      console.log(JSON.stringify({ first: first.id, second: second.id, revoked, third }));
-      await shutdown();
-    })();`;
-  // The folder's own files and nothing of the repository: neither by NODE_PATH nor by the test's override.
-  const env = { ...process.env, NODE_PATH: '', NAPI_RS_NATIVE_LIBRARY_PATH: '' };
-  const output = execFileSync(process.execPath, ['-e', script, session.token], {
-    cwd: folder,
-    encoding: 'utf8',
-    env,
-    timeout: 30_000,
-  });
-  await database.end();
-  assert.deepEqual(JSON.parse(output), { first: session.id, second: session.id, revoked: true, third: null });
-}
-
-function checkTypes(folder) {
-  copyFileSync(path.join(root, '__test__', 'types', 'usage.ts'), path.join(folder, 'usage.ts'));
-  const compiler = path.join(root, 'node_modules', 'typescript', 'bin', 'tsc');
-  run(
-    folder,
-    process.execPath,
-    compiler,
-    '--strict',
-    '--noEmit',
-    '--target',
-    'es2022',
-    '--module',
-    'nodenext',
-    '--types',
-    '',
-    'usage.ts',
-  );
-}
-
-/** Milliseconds of `require` in a fresh process, the median of nine. */
-function timeOfRequire(folder) {
-  const script = `const t = process.hrtime.bigint(); require(${JSON.stringify(manifest.name)}); console.log(Number(process.hrtime.bigint() - t) / 1e6)`;
-  const times = Array.from({ length: 9 }, () => Number(run(folder, process.execPath, '-e', script)));
-  return times.sort((a, b) => a - b)[4];
-}
-
-checkManifests();
+const { Database } = createRequire(import.meta.url)('../__test__/helpers/database.js');
 const host = hostPlatform();
-const binary = `redis-native.${host}.node`;
+const inScope = (name) => name.slice('@studio/'.length);
+const MAIN = inScope(manifest.name);
+const BOTH = [MAIN, inScope(packageOf(host))];
+
+/** Runs jobs, as many at once as there are processors, and says how long they took together. */
+async function together(title, jobs) {
+  const started = Date.now();
+  const left = [...jobs];
+  const next = async () => {
+    for (let job = left.shift(); job; job = left.shift()) await job();
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, next));
+  console.log(`${title}: ${((Date.now() - started) / 1000).toFixed(1)} s`);
+}
+
+/** The files below a folder, with slashes. */
+const filesOf = (folder) =>
+  readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) =>
+      path
+        .relative(folder, path.join(entry.parentPath ?? entry.path, entry.name))
+        .split(path.sep)
+        .join('/'),
+    )
+    .sort();
+
+/** What is installed is what the manifests say, and of the binaries only the one of this platform. */
+function checkContents(folder) {
+  const main = ['LICENSE', 'README.md', 'package.json', ...manifest.files].sort();
+  assert.deepEqual(filesOf(path.join(folder, 'node_modules', manifest.name)), main);
+  const binary = ['LICENSE', 'README.md', 'package.json', binaryOf(host)].sort();
+  assert.deepEqual(filesOf(path.join(folder, 'node_modules', packageOf(host))), binary);
+}
+
+/** A lock file that names all platforms can be used on all of them. */
+function checkLock(manager, folder) {
+  const lock = lockOf(manager, folder);
+  for (const platform of platforms)
+    assert.ok(lock.includes(packageOf(platform)), `the lock file of ${manager} lacks ${platform}`);
+}
+
 const work = mkdtempSync(path.join(realpathSync(tmpdir()), 'studio-redis-native-package-'));
+const at = (name) => path.join(work, name);
+const database = new Database();
+let registry;
 try {
-  const files = ['package.json', 'LICENSE', 'README.md', ...manifest.files];
-  const main = pack(root, files, work);
-  const platform = pack(path.join(root, 'npm', host), ['package.json', 'README.md', binary], work);
+  checkManifests();
+  const [versions, sessions] = [nodes(), await database.createSessions(20)];
+  const twoSessions = () => sessions.splice(0, 2);
+  registry = await startRegistry(at('registry'));
+  const { env } = registry;
 
-  const folder = path.join(work, 'user');
-  mkdirSync(folder);
-  writeFileSync(path.join(folder, 'package.json'), '{ "private": true }\n');
-  run(
-    folder,
-    'npm',
-    'install',
-    '--ignore-scripts',
-    '--no-audit',
-    '--no-fund',
-    '--loglevel=error',
-    main.tarball,
-    platform.tarball,
+  const folders = stage(at('stage'), { standIns: true });
+  const log = [];
+  await together('published', [() => publishAll(folders, { env, log: (line) => log.push(line) })]);
+  assert.equal(log.length, platforms.length + 1);
+  assert.match(log.at(-1), /^@studio\/redis-native@.+ is published$/, 'the main package comes last');
+
+  await together('installed with npm and pnpm', [
+    async () => {
+      const folder = await install('npm', at('npm'), env);
+      assert.deepEqual(installed('npm', folder), BOTH);
+      checkContents(folder);
+      checkLock('npm', folder);
+      assert.deepEqual(installed('npm', await installLocked('npm', folder, at('npm-locked'), env)), BOTH);
+    },
+    async () => {
+      const folder = await install('pnpm', at('pnpm'), env);
+      assert.deepEqual(installed('pnpm', folder), BOTH);
+      assert.deepEqual(inReach(folder), [MAIN], 'only what was asked for is in reach');
+      checkLock('pnpm', folder);
+      assert.deepEqual(installed('pnpm', await installLocked('pnpm', folder, at('pnpm-locked'), env)), BOTH);
+    },
+  ]);
+  await together(
+    'types',
+    ['npm', 'pnpm'].map((name) => () => checkTypes(at(name), env)),
   );
-  const installed = walk(path.join(folder, 'node_modules', manifest.name.split('/')[0]));
-  const native = installed.filter((file) => file.endsWith('.node'));
-  assert.deepEqual(
-    native.map((file) => path.basename(file)),
-    [binary],
+
+  const runs = [
+    ...['npm-locked', 'pnpm-locked', 'pnpm'].map((name) => ({ name, end: 'shutdown' })),
+    { name: 'npm', end: 'nothing' },
+    ...versions.flatMap((major) => [
+      { name: 'npm', node: nodePath(major), end: 'shutdown' },
+      { name: 'pnpm', node: nodePath(major), end: 'nothing' },
+    ]),
+  ];
+  if (whyNoNodes()) console.log(`not under other versions of Node: ${whyNoNodes()}`);
+  await together(
+    `used under Node ${[process.versions.node, ...versions].join(', ')}`,
+    runs.map(
+      ({ name, ...options }) =>
+        () =>
+          checkUse(at(name), env, { sessions: twoSessions(), ...options }),
+    ),
   );
 
-  await checkSession(folder);
-  checkTypes(folder);
+  await together('without the binary, and on other platforms', [
+    async () => checkMissing(await install('npm', at('npm-omit'), env, '--omit=optional'), env),
+    async () => checkMissing(await install('pnpm', at('pnpm-omit'), env, '--no-optional'), env),
+    ...platforms.map((platform) => async () => {
+      const { os, cpu, libc = [] } = platformManifest(platform);
+      const options = [`--os=${os}`, `--cpu=${cpu}`, ...libc.map((name) => `--libc=${name}`)];
+      const folder = await install('npm', at(`npm-${platform}`), env, ...options);
+      assert.deepEqual(installed('npm', folder), [MAIN, inScope(packageOf(platform))]);
+      if (platform !== host) await checkMissing(folder, env);
+    }),
+    async () => {
+      const again = [];
+      await publishAll(folders.slice(-1), { env, log: (line) => again.push(line) });
+      assert.match(again[0], /is there already$/, 'a release that broke off can be run again');
+    },
+  ]);
 
-  const megabytes = (bytes) => `${(bytes / 1e6).toFixed(2)} MB`;
-  console.log(`package: ${files.length} files, ${(main.size / 1e3).toFixed(1)} kB packed`);
-  console.log(`${binary}: ${megabytes(statSync(native[0]).size)}, ${megabytes(platform.size)} packed`);
-  console.log(`require: ${timeOfRequire(folder).toFixed(1)} ms (median of 9 processes)`);
+  const binary = path.join(at('npm'), 'node_modules', packageOf(host), binaryOf(host));
+  console.log(`package: ${filesOf(path.join(at('npm'), 'node_modules', manifest.name)).length} files`);
+  console.log(`${binaryOf(host)}: ${(statSync(binary).size / 1e6).toFixed(2)} MB`);
+  console.log(`require: ${(await timeOfRequire(at('npm'), env)).toFixed(1)} ms (median of 9 processes)`);
 } finally {
-  rmSync(work, { recursive: true, force: true });
+  await registry?.stop();
+  await database.end();
+  rmSync(work, { recursive: true, force: true, maxRetries: 5 });
 }

@@ -6,6 +6,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { whyNotFuzz } from './fuzz.mjs';
+import { nodePath, nodes, whyNoNodes } from './package/nodes.mjs';
 import { NPM_CI, isStale } from './prepare.mjs';
 import { startServices } from './services.mjs';
 
@@ -79,9 +80,21 @@ const STEPS = [
   },
   { name: 'types', command: ['node', 'node_modules/typescript/bin/tsc', '-p', '__test__/types'] },
   { name: 'Jest', services: true, command: ['node', 'node_modules/jest/bin/jest.js', '--ci'] },
-  { name: 'packed package', services: true, command: ['node', 'scripts/check-package.mjs'] },
+  { name: 'published package', services: true, command: ['node', 'scripts/check-package.mjs'] },
+  {
+    name: 'inside Next.js',
+    services: true,
+    command: ['node', 'node_modules/jest/bin/jest.js', '--ci', '--config', '__test__/next.config.mjs'],
+  },
   ...(soak
     ? [
+        ...['20', '24'].map((major) => ({
+          name: `Jest under Node ${major}`,
+          skip: whyNoNodes,
+          before: nodes,
+          services: true,
+          command: [nodePath(major), 'node_modules/jest/bin/jest.js', '--ci', 'boundary', 'lifecycle', 'loader'],
+        })),
         { name: 'fuzzing', skip: whyNotFuzz, command: ['node', 'scripts/fuzz.mjs'] },
         { name: 'mutants', services: true, command: ['node', 'scripts/mutants.mjs'] },
       ]

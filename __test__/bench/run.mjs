@@ -1,5 +1,5 @@
-// Sessions against what one would write without this package, and the Redis client and rate limits against others. `--help`
-// prints the options.
+// Sessions against what one would write without this package, alone and inside Next.js, and the Redis client and rate
+// limits against others. `--help` prints the options.
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -10,11 +10,12 @@ import { machineFacts, restWarnings } from './machine.mjs';
 import { table as limits } from './limits/table.mjs';
 import { mainThreadMeasure } from './main-thread.mjs';
 import { measureAll, plan } from './measure.mjs';
+import { table as next } from './next/table.mjs';
 import { table as redis } from './redis/table.mjs';
 import { table as sessions } from './sessions/table.mjs';
 import { summarize } from './summary.mjs';
 
-const TABLES = { sessions, redis, limits };
+const TABLES = { sessions, redis, limits, next };
 
 /** Names of cases: whole groups such as `cold`, then single ones such as `cold-50`. */
 const caseNames = ({ cases }) => [...new Set([...cases.map(({ set }) => set), ...cases.map(({ id }) => id)])];

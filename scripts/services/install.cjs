@@ -1,6 +1,6 @@
 'use strict';
 
-// Finds redis-server and Postgres, or installs them where that is allowed without asking anybody for a password.
+// Finds redis-server, Postgres and Chromium, or installs them where that is allowed without asking anybody for a password.
 // SERVICES_INSTALL=never switches the installing off.
 
 const {
@@ -38,6 +38,11 @@ const POSTGRES_FOLDERS = [
   ['/usr/local/opt', /^postgresql(@\d+)?$/, 'bin'],
   ['/home/linuxbrew/.linuxbrew/opt', /^postgresql(@\d+)?$/, 'bin'],
   ['/Applications/Postgres.app/Contents/Versions', /^\d+$/, 'bin'],
+];
+const BROWSER_NAMES = ['chromium', 'chromium-browser', 'google-chrome-stable', 'google-chrome', 'chromium-headless-shell'];
+const BROWSER_FILES = [
+  '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome',
+  '/Applications/Chromium.app/Contents/MacOS/Chromium',
 ];
 const EMBEDDED_VERSION = '17.10.0-beta.17';
 
@@ -77,6 +82,27 @@ function search(log) {
     );
   }
   return { redisServer, postgresBin, via: via.join(', ') || 'found' };
+}
+
+/** A Chromium, or null; CHROME_PATH names one. Installs it where that is allowed. */
+function ensureBrowser({ log = toStderr } = {}) {
+  let browser = findBrowser();
+  if (!browser && process.env.SERVICES_INSTALL !== 'never') {
+    MANAGERS.find(({ program }) => onPath(program))?.install(['browser'], log);
+    browser = findBrowser();
+  }
+  if (!browser) {
+    log(
+      'Chromium is not here and could not be installed: going on without it. Install chromium or set CHROME_PATH to run everything.',
+    );
+  }
+  return browser;
+}
+
+function findBrowser() {
+  const named = process.env.CHROME_PATH;
+  if (named) return named;
+  return BROWSER_NAMES.map(onPath).find(Boolean) ?? BROWSER_FILES.find(executable) ?? null;
 }
 
 function executable(file) {
@@ -153,10 +179,10 @@ function withoutServices(root, log, action) {
 }
 
 const PACKAGES = {
-  'apt-get': { redis: 'redis-server', postgres: 'postgresql' },
-  apk: { redis: 'redis', postgres: 'postgresql' },
-  dnf: { redis: '/usr/bin/redis-server', postgres: 'postgresql-server' },
-  brew: { redis: 'redis', postgres: 'postgresql@17' },
+  'apt-get': { redis: 'redis-server', postgres: 'postgresql', browser: 'chromium' },
+  apk: { redis: 'redis', postgres: 'postgresql', browser: 'chromium' },
+  dnf: { redis: '/usr/bin/redis-server', postgres: 'postgresql-server', browser: 'chromium' },
+  brew: { redis: 'redis', postgres: 'postgresql@17', browser: 'chromium' },
 };
 
 const packages = (program, missing) => missing.map((service) => PACKAGES[program][service]);
@@ -244,4 +270,4 @@ function installEmbedded(log) {
   return embeddedBin();
 }
 
-module.exports = { ensureInstalled };
+module.exports = { ensureInstalled, ensureBrowser };
