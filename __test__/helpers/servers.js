@@ -2,7 +2,13 @@
 
 // Servers of a test file's own, for faults that the other files must not feel. They end after all tests of the file.
 
-const { RedisServer, PostgresServer, ensureInstalled } = require('../../scripts/services/index.cjs');
+const {
+  RedisServer,
+  SentinelDeployment,
+  RedisCluster,
+  PostgresServer,
+  ensureInstalled,
+} = require('../../scripts/services/index.cjs');
 const { freePort, sleep, until } = require('../../scripts/services/net.cjs');
 const { Proxy } = require('./proxy.js');
 const { FakeRedis } = require('./fake-redis.js');
@@ -30,6 +36,18 @@ const startPostgres = async (options) => {
   });
 };
 
+/** A primary, replicas and sentinels of one's own; see `SentinelDeployment.start` for the options. */
+const startSentinels = async (options) => {
+  const deployment = await SentinelDeployment.start(options);
+  return track(deployment, deployment.stop);
+};
+
+/** A Redis Cluster of one's own; see `RedisCluster.start` for the options. */
+const startCluster = async (options) => {
+  const cluster = await RedisCluster.start(options);
+  return track(cluster, cluster.stop);
+};
+
 /** A proxy in front of a port; see proxy.js. */
 const startProxy = async (targetPort) => {
   const proxy = await Proxy.start(targetPort);
@@ -52,6 +70,8 @@ if (typeof afterAll === 'function') afterAll(endServers);
 module.exports = {
   startRedis,
   startPostgres,
+  startSentinels,
+  startCluster,
   startProxy,
   startFakeRedis,
   endServers,

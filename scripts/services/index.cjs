@@ -3,8 +3,11 @@
 // Throw-away Redis and Postgres for tests, demo and benchmarks. CommonJS, because Jest can not import ES modules
 // from a test; `../services.mjs` is the same for ES modules, and the command line.
 
-const { ensureInstalled } = require('./install.cjs');
+const { ensureBrowser, ensureInstalled } = require('./install.cjs');
 const { RedisServer } = require('./redis.cjs');
+const { SentinelDeployment } = require('./sentinel.cjs');
+const { RedisCluster } = require('./cluster.cjs');
+const { makeCertificates } = require('./certificates.cjs');
 const { PostgresServer, applySchema, query } = require('./postgres.cjs');
 
 const toStderr = (line) => process.stderr.write(`${line}\n`);
@@ -47,4 +50,13 @@ async function startServices({ redis = true, postgres = true, log = toStderr } =
   return services;
 }
 
-module.exports = { ensureInstalled, RedisServer, PostgresServer, startServices };
+module.exports = {
+  ensureBrowser,
+  ensureInstalled,
+  makeCertificates,
+  RedisServer,
+  SentinelDeployment,
+  RedisCluster,
+  PostgresServer,
+  startServices,
+};

@@ -1,6 +1,6 @@
 'use strict';
 
-const { existsSync, readFileSync } = require('node:fs');
+const { chownSync, existsSync, readFileSync, writeFileSync } = require('node:fs');
 const { spawnSync } = require('node:child_process');
 const path = require('node:path');
 const { startProcess, run, makeFolder, removeFolder, tail } = require('./keeping.cjs');
@@ -26,12 +26,16 @@ class PostgresServer {
   /**
    * Starts a server with one database that has Studio's schema, with its two known defects if `defects` is set.
    * `settings` are server parameters, for instance `{ log_statement: 'all' }`.
+   *
+   * With `ssl` it offers TLS beside plain connections: `{ certificates, as }` are what `makeCertificates` gave, and the name of
+   * the server's among them (default `server`). The role `certified` is let in with a certificate by `ca` alone.
    */
-  static async start({ dir, defects = false, settings = {} } = {}) {
+  static async start({ dir, defects = false, settings = {}, ssl } = {}) {
     const { postgresBin } = await ensureInstalled();
     const server = new PostgresServer();
     server.bin = postgresBin;
     server.settings = settings;
+    server.ssl = ssl;
     server.user = unprivilegedUser();
     server.ownsDir = dir === undefined;
     server.dir = dir ?? (await makeFolder('postgres', server.user));
@@ -94,7 +98,8 @@ class PostgresServer {
 
   async #launch() {
     const log = path.join(this.dir, 'server.log');
-    const settings = { ...SETTINGS, unix_socket_directories: this.dir, port: this.port, ...this.settings };
+    const own = { unix_socket_directories: this.dir, port: this.port };
+    const settings = { ...SETTINGS, ...own, ...this.#ssl(), ...this.settings };
     const args = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`]);
     this.process = await startProcess({
       command: path.join(this.bin, 'postgres'),
@@ -118,6 +123,28 @@ class PostgresServer {
       },
       { deadlineMs: 60_000, what: `Postgres on port ${this.port}` },
     );
+  }
+
+  /** Puts certificates where the server reads them, as files of its user, and says who may come in with what. */
+  #ssl() {
+    if (!this.ssl) return {};
+    const { certificates, as = 'server' } = this.ssl;
+    const put = (name, text) => {
+      const file = path.join(this.data, name);
+      writeFileSync(file, text, { mode: 0o600 });
+      if (this.user) chownSync(file, this.user.uid, this.user.gid);
+    };
+    put('server.crt', certificates[as].cert);
+    put('server.key', certificates[as].key);
+    put('root.crt', certificates.ca.cert);
+    put(
+      'pg_hba.conf',
+      `local all all trust
+       hostssl all certified 127.0.0.1/32 trust clientcert=verify-ca
+       host all certified 127.0.0.1/32 reject
+       host all all 127.0.0.1/32 trust\n`,
+    );
+    return { ssl: 'on', ssl_ca_file: 'root.crt' };
   }
 
   /** Creates a database of its own for one test file; resolves with its URL. */
@@ -156,10 +183,10 @@ class PostgresServer {
   }
 
   /** Ends it if it runs, and starts it again on the same port with the same data. */
-  async restart({ settings = this.settings } = {}) {
+  async restart({ settings = this.settings, ssl = this.ssl } = {}) {
     if (!this.dir) throw new Error('This Postgres was stopped for good: use stop({ keep: true }) before restart().');
     await this.process.end('SIGINT');
-    this.settings = settings;
+    Object.assign(this, { settings, ssl });
     await this.#launch();
   }
 }

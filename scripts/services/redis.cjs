@@ -1,6 +1,7 @@
 'use strict';
 
 const net = require('node:net');
+const nodeTls = require('node:tls');
 const path = require('node:path');
 const { startProcess, makeFolder, removeFolder, tail } = require('./keeping.cjs');
 const { freePort, until } = require('./net.cjs');
@@ -11,13 +12,21 @@ class RedisServer {
   /**
    * Starts a server and waits until it answers. `args` are command-line options of redis-server, for instance
    * `['--maxmemory', '1mb']`. A `dir` that the caller gives is the caller's to remove.
+   *
+   * With `tls` the port is an encrypted one: `{ certificates, as, authClients, protocols, ciphers }` are what
+   * `makeCertificates` gave, the name of the server's among them (default `server`), whether clients need one (`yes`, `no`,
+   * `optional`; default `no`), and the OpenSSL names of what it speaks.
+   *
+   * With `password` it asks for one, and gives it to a primary that it replicates.
    */
-  static async start({ port, dir, args = [] } = {}) {
+  static async start({ port, dir, args = [], tls, password } = {}) {
     const { redisServer } = await ensureInstalled();
     if (!redisServer) throw new Error('There is no redis-server on this machine, and none could be installed.');
     const server = new RedisServer();
     server.binary = redisServer;
     server.args = args;
+    server.tls = tls;
+    server.password = password;
     server.ownsDir = dir === undefined;
     server.dir = dir ?? (await makeFolder('redis'));
     for (let attempt = 1; ; attempt += 1) {
@@ -35,7 +44,7 @@ class RedisServer {
   }
 
   get url() {
-    return `redis://127.0.0.1:${this.port}`;
+    return `${this.tls ? 'rediss' : 'redis'}://127.0.0.1:${this.port}`;
   }
 
   get pid() {
@@ -45,8 +54,8 @@ class RedisServer {
   async #launch() {
     const log = path.join(this.dir, 'server.log');
     const fixed = [
-      '--port',
-      `${this.port}`,
+      ...listening(this.port, this.tls),
+      ...(this.password ? ['--requirepass', this.password, '--masterauth', this.password] : []),
       '--bind',
       '127.0.0.1',
       '--dir',
@@ -96,35 +105,71 @@ class RedisServer {
     }
   }
 
-  /** Ends it if it runs, and starts it again on the same port, in the same folder, with `args` instead if given. */
-  async restart({ args = this.args } = {}) {
+  /** Ends it if it runs, and starts it again on the same port, in the same folder, with `args` and `tls` instead if given. */
+  async restart({ args = this.args, tls = this.tls } = {}) {
     await this.process.end();
     this.dir ??= await makeFolder('redis');
-    this.args = args;
+    Object.assign(this, { args, tls });
     await this.#launch();
   }
 
   /** Sends one command over a connection of its own; resolves with the reply as lines of text. */
   cli(...args) {
-    return command(this.port, args);
+    return command(this, args);
   }
 }
 
+function connect({ port, tls }) {
+  if (!tls) return net.connect(port, '127.0.0.1');
+  const { cert, key } = tls.certificates.server;
+  // Whatever it shows and speaks: what is wrong with it is the business of others.
+  const lenient = { rejectUnauthorized: false, minVersion: 'TLSv1', ciphers: 'DEFAULT@SECLEVEL=0' };
+  return nodeTls.connect({ port, host: '127.0.0.1', cert, key, ...lenient });
+}
+
+/** The options for its port. */
+function listening(port, tls) {
+  if (!tls) return ['--port', `${port}`];
+  const { certificates, as = 'server', authClients = 'no', protocols, ciphers } = tls;
+  const options = {
+    port: 0,
+    'tls-port': port,
+    'tls-cert-file': certificates[as].certFile,
+    'tls-key-file': certificates[as].keyFile,
+    'tls-ca-cert-file': certificates.ca.certFile,
+    'tls-auth-clients': authClients,
+    ...(protocols && { 'tls-protocols': protocols }),
+    ...(ciphers && { 'tls-ciphers': ciphers }),
+  };
+  return Object.entries(options).flatMap(([name, value]) => [`--${name}`, `${value}`]);
+}
+
 /** One command, one reply (RESP2), as redis-cli prints it when its output is no terminal. */
-function command(port, args) {
+function command(server, args) {
   return new Promise((resolve, reject) => {
-    const socket = net.connect(port, '127.0.0.1');
-    let received = Buffer.alloc(0);
-    socket.setTimeout(10_000, () => socket.destroy(new Error(`Redis did not answer ${args[0]} within 10 s.`)));
-    socket.on('connect', () => {
-      const parts = args.map((arg) => Buffer.from(`${arg}`));
+    const socket = connect(server);
+    const send = (words) => {
+      const parts = words.map((word) => Buffer.from(`${word}`));
       socket.write(`*${parts.length}\r\n`);
       for (const part of parts)
         socket.write(Buffer.concat([Buffer.from(`$${part.length}\r\n`), part, Buffer.from('\r\n')]));
+    };
+    // The first reply is then that to the password; what is wrong with it the other one tells.
+    let before = server.password ? 1 : 0;
+    let received = Buffer.alloc(0);
+    socket.setTimeout(10_000, () => socket.destroy(new Error(`Redis did not answer ${args[0]} within 10 s.`)));
+    socket.once(socket.encrypted ? 'secureConnect' : 'connect', () => {
+      if (server.password) send(['AUTH', server.password]);
+      send(args);
     });
     socket.on('data', (chunk) => {
       received = Buffer.concat([received, chunk]);
-      const parsed = parse(received, 0);
+      let parsed = parse(received, 0);
+      if (parsed && before > 0) {
+        before = 0;
+        received = received.subarray(parsed.next);
+        parsed = parse(received, 0);
+      }
       if (!parsed) return;
       socket.destroy();
       if (parsed.error) reject(Object.assign(new Error(parsed.error), { reply: parsed.error }));
@@ -168,4 +213,4 @@ function parse(buffer, offset) {
   }
 }
 
-module.exports = { RedisServer };
+module.exports = { RedisServer, listening, command };

@@ -323,24 +323,38 @@ mod tests {
 
     use super::super::Connector;
     use super::*;
+    use crate::redis_url::Address;
+    use crate::stores::redis::decoder::{Decoder, Incoming};
+    use crate::stores::redis::link::{Link, ServerInfo};
+    use crate::stores::redis::stream::Stream;
     use crate::stores::redis::testing::soon;
     use crate::tls::Tls;
     use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-    use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion, version};
+    use rustls::{ProtocolVersion, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion, version};
     use socket2::SockRef;
     use std::io::Read;
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
     use std::thread::{self, JoinHandle};
 
     type Served = StreamOwned<ServerConnection, std::net::TcpStream>;
 
-    /// A connection to a server that does `work`; its sockets have room for `room` bytes.
-    async fn connected(
+    fn narrow(socket: SockRef<'_>, room: Option<usize>) {
+        socket.set_tcp_nodelay(true).unwrap();
+        if let Some(room) = room {
+            socket.set_send_buffer_size(room).unwrap();
+            socket.set_recv_buffer_size(room).unwrap();
+        }
+    }
+
+    /// A server whose socket has `room`, that does `first` when somebody came, and then `work` under TLS: where it is, and who
+    /// believes it.
+    fn server(
         version: &'static SupportedProtocolVersion,
         room: Option<usize>,
+        first: impl FnOnce(&TcpListener) + Send + 'static,
         work: impl FnOnce(Served) + Send + 'static,
-    ) -> (Encrypted, JoinHandle<()>) {
+    ) -> (SocketAddr, Connector, JoinHandle<()>) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         let own = CertifiedIssuer::self_signed(params, key).unwrap();
@@ -353,22 +367,26 @@ mod tests {
             .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let narrow = move |socket: SockRef<'_>| {
-            socket.set_tcp_nodelay(true).unwrap();
-            if let Some(room) = room {
-                socket.set_send_buffer_size(room).unwrap();
-                socket.set_recv_buffer_size(room).unwrap();
-            }
-        };
         let serving = thread::spawn(move || {
             let (socket, _) = listener.accept().unwrap();
-            narrow(SockRef::from(&socket));
+            narrow(SockRef::from(&socket), room);
+            first(&listener);
             work(StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), socket));
         });
-        let socket = TcpStream::connect(address).await.unwrap();
-        narrow(SockRef::from(&socket));
         let tls = Tls::try_new(Some(&own.pem()), None, None, false).unwrap();
-        (Connector::new(Arc::new(tls)).encrypt(socket, "localhost").await.unwrap(), serving)
+        (address, Connector::new(Arc::new(tls)), serving)
+    }
+
+    /// A connection to a server that does `work`; its sockets have `room`.
+    async fn connected(
+        version: &'static SupportedProtocolVersion,
+        room: Option<usize>,
+        work: impl FnOnce(Served) + Send + 'static,
+    ) -> (Encrypted, JoinHandle<()>) {
+        let (address, connector, serving) = server(version, room, |_| {}, work);
+        let socket = TcpStream::connect(address).await.unwrap();
+        narrow(SockRef::from(&socket), room);
+        (connector.encrypt(socket, "localhost").await.unwrap(), serving)
     }
 
     fn pattern(length: usize) -> Vec<u8> {
@@ -404,7 +422,8 @@ mod tests {
             stream.write_all(&bytes[..length]).unwrap();
             count += 1;
             if count % 16 == 0 {
-                drop(stream.conn.refresh_traffic_keys());
+                let has_keys_to_renew = stream.conn.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+                assert_eq!(stream.conn.refresh_traffic_keys().is_ok(), has_keys_to_renew);
             }
         }
     }
@@ -412,7 +431,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn large_values_go_both_ways_at_once_whatever_the_sockets_hold() {
         for version in [&version::TLS12, &version::TLS13] {
-            for (room, length) in [(None, 3_000_000), (Some(4096), 60_000)] {
+            for (room, length) in [(None, 3_000_000), (Some(16_384), 300_000)] {
                 let bytes = pattern(length);
                 let (stream, serving) = connected(version, room, echo).await;
                 let ((), answer) =
@@ -427,7 +446,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_accepted_and_not_written_is_owed_until_the_socket_takes_it() {
         let (start, wait) = std::sync::mpsc::channel::<()>();
-        let (stream, serving) = connected(&version::TLS13, Some(4096), move |mut stream| {
+        let (stream, serving) = connected(&version::TLS13, Some(16_384), move |mut stream| {
             // The handshake is done with the first byte; then it is away for a while.
             stream.read_exact(&mut [0]).unwrap();
             wait.recv().unwrap();
@@ -513,6 +532,105 @@ mod tests {
             }
         };
         assert!(error.contains("decrypt") && &buffer[..] == b"+OK\r\n", "{error}");
+        serving.join().unwrap();
+    }
+
+    /// Answers each ECHO with what it was given.
+    fn answer(mut stream: Served) {
+        const BEGINNING: &[u8] = b"*2\r\n$4\r\nECHO\r\n";
+        let (mut unread, mut bytes) = (BytesMut::new(), vec![0; 20_000]);
+        while let Ok(length @ 1..) = stream.read(&mut bytes) {
+            unread.extend_from_slice(&bytes[..length]);
+            while let Some(argument) = unread.strip_prefix(BEGINNING)
+                && let Some(line) = argument.windows(2).position(|end| end == b"\r\n")
+            {
+                let count: usize = std::str::from_utf8(&argument[1..line]).unwrap().parse().unwrap();
+                let end = BEGINNING.len() + line + 2 + count + 2;
+                if unread.len() < end {
+                    break;
+                }
+                stream.write_all(&unread.split_to(end)[BEGINNING.len()..]).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_write_to_one_link_and_each_gets_its_answer() {
+        let (address, connector, serving) = server(&version::TLS13, Some(16_384), |_| {}, answer);
+        let address = Address::Tcp { host: "localhost".to_owned(), port: address.port() };
+        let stream = Arc::new(Stream::connect(&address, Some(&connector)).await.unwrap());
+        let link = Link::new("Redis".into(), ServerInfo::default(), 10_000, &stream);
+        let (writer, reader) = (link.clone(), link.clone());
+        let (to_write, to_read) = (stream.clone(), stream);
+        let driving = tokio::spawn(async move {
+            let reading = async {
+                let (mut decoder, mut replies) = (Decoder::default(), Vec::new());
+                loop {
+                    while let Some(Incoming::Reply(reply)) = decoder.next().unwrap() {
+                        replies.push(reply);
+                    }
+                    reader.receive(&mut replies).unwrap();
+                    assert_ne!(to_read.read(decoder.buffer()).await.unwrap(), 0);
+                }
+            };
+            tokio::select! {
+                error = writer.write(&to_write) => panic!("{:?}", error.err()),
+                () = reading => {}
+            }
+        });
+        let callers = (0..8usize).map(|caller| {
+            let link = link.clone();
+            tokio::spawn(async move {
+                for call in 0..30usize {
+                    let text = format!("{caller} {call} ").repeat((caller + 1) * (call % 7) * 40);
+                    let reply = link.send(&["ECHO", &text]).await.unwrap();
+                    assert!(reply.as_str() == Some(&text), "{caller} {call}");
+                }
+            })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            soon(caller).await.unwrap();
+        }
+        driving.abort();
+        drop((driving.await, link));
+        serving.join().unwrap();
+    }
+
+    /// The question that is asked on a second connection when the first one gets no answer.
+    fn question(listener: &TcpListener) -> std::net::TcpStream {
+        let (mut asking, _) = listener.accept().unwrap();
+        let mut question = [0; QUESTION.len()];
+        asking.read_exact(&mut question).unwrap();
+        assert_eq!(question, QUESTION);
+        asking
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_line_speaks_no_tls() {
+        let (gone, hold) = std::sync::mpsc::channel::<()>();
+        let plain = move |listener: &TcpListener| {
+            let mut asking = question(listener);
+            asking.write_all(b"+PONG\r\n").unwrap();
+            // The first connection stays open, and silent.
+            assert!(hold.recv().is_err());
+        };
+        let (address, connector, serving) = server(&version::TLS13, None, plain, drop);
+        let socket = TcpStream::connect(address).await.unwrap();
+        let fault = soon(connector.encrypt(socket, "localhost")).await.err();
+        assert_eq!(fault.as_deref(), Some(NO_TLS));
+        drop(gone);
+        serving.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_is_slow_to_encrypt_is_waited_for() {
+        let slow = |listener: &TcpListener| drop(question(listener));
+        let (address, connector, serving) = server(&version::TLS13, None, slow, echo);
+        let socket = TcpStream::connect(address).await.unwrap();
+        let stream = soon(connector.encrypt(socket, "localhost")).await.unwrap();
+        write(&stream, b"hello").await;
+        assert_eq!(soon(read(&stream, 5)).await, b"hello"[..]);
+        drop(stream);
         serving.join().unwrap();
     }
 }
