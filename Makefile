@@ -18,7 +18,7 @@ test: ## run every check (within 20 minutes on two cores)
 soak: ## run every check with full counts, the fuzzing and the mutants
 	@SOAK=1 node scripts/test.mjs
 
-bench: ## measure sessions, Redis commands and rate limits against other packages (about 35 minutes)
+bench: ## measure sessions, Redis commands and rate limits against other packages (about 37 minutes)
 	@node scripts/prepare.mjs --build
 	@node __test__/bench/run.mjs
 

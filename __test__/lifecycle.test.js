@@ -31,7 +31,7 @@ afterAll(() => database.end());
 async function cached(outside = redis) {
   const session = await database.createSession();
   expect(await addon.validateSessionWithCache(session.token)).toMatchObject({ id: session.id });
-  await untilCopied(outside, session);
+  await untilCopied(outside, session, { again: () => addon.validateSessionWithCache(session.token) });
   return session;
 }
 

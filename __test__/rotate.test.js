@@ -29,7 +29,7 @@ const keyOf = (hash) => `${PREFIX}session:${hash}`;
 async function cached(options) {
   const session = await database.createSession(options);
   expect(await validate(session.token)).toMatchObject({ id: session.id });
-  await untilCopied(redis, session);
+  await untilCopied(redis, session, { again: () => validate(session.token) });
   return session;
 }
 

@@ -42,7 +42,7 @@ async function withSecret(value) {
 async function cached(one = here) {
   const session = await database.createSession();
   expect(await validate(one, session)).toMatchObject({ id: session.id });
-  await untilCopied(redis, session);
+  await untilCopied(redis, session, { again: () => validate(one, session) });
   return session;
 }
 

@@ -2,10 +2,17 @@
 
 const { startServices } = require('../../scripts/services/index.cjs');
 
-/** The servers that all test files share, unless REDIS_URL and DATABASE_URL name some. */
-module.exports = async () => {
-  const services = await startServices();
-  if (services.redisUrl) process.env.REDIS_URL = services.redisUrl;
-  process.env.DATABASE_URL = services.databaseUrl;
-  globalThis.sharedServices = services;
+/**
+ * The servers that test files share: those that REDIS_URL and DATABASE_URL name, or some of our own. Each further worker
+ * of Jest, if there is one, has others, so that no file shares them with one that runs beside it; see shared-servers.js.
+ */
+module.exports = async ({ maxWorkers } = { maxWorkers: 1 }) => {
+  const others = Array.from({ length: maxWorkers - 1 }, () => startServices({ env: {} }));
+  const sets = await Promise.all([startServices(), ...others]);
+  globalThis.sharedServices = { stop: () => Promise.all(sets.map((services) => services.stop())) };
+  const urls = sets.map(({ redisUrl, databaseUrl }) => ({
+    ...(redisUrl && { REDIS_URL: redisUrl }),
+    DATABASE_URL: databaseUrl,
+  }));
+  Object.assign(process.env, urls[0], { SHARED_SERVERS: JSON.stringify(urls) });
 };

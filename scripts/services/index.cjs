@@ -13,15 +13,15 @@ const { PostgresServer, applySchema, query } = require('./postgres.cjs');
 const toStderr = (line) => process.stderr.write(`${line}\n`);
 
 /**
- * Starts what is wanted and not named by REDIS_URL or DATABASE_URL. Without Redis on the machine it goes on without:
- * `redisUrl` is then null.
+ * Starts what is wanted and not named by REDIS_URL or DATABASE_URL in `env`. Without Redis on the machine it goes on
+ * without: `redisUrl` is then null.
  */
-async function startServices({ redis = true, postgres = true, log = toStderr } = {}) {
+async function startServices({ redis = true, postgres = true, env = process.env, log = toStderr } = {}) {
   const services = {
     redis: null,
     postgres: null,
-    redisUrl: (redis && process.env.REDIS_URL) || null,
-    databaseUrl: (postgres && process.env.DATABASE_URL) || null,
+    redisUrl: (redis && env.REDIS_URL) || null,
+    databaseUrl: (postgres && env.DATABASE_URL) || null,
     async stop() {
       await Promise.all([this.redis?.stop(), this.postgres?.stop()]);
     },

@@ -1,6 +1,5 @@
 // What is in Redis: written by the benchmark before the first cell, known to the cells, which check what they get.
 
-import { Redis } from 'ioredis';
 import { KEYS, LARGE, SMALL } from './cases.mjs';
 
 const FILLER = 'the quick brown fox jumps over the lazy dog, ';
@@ -32,17 +31,3 @@ const kind = (name, valueFor) => ({
 export const SMALL_VALUES = kind('small', (number) => valueOf(number, SMALL));
 export const LARGE_VALUES = kind('large', (number) => valueOf(number, LARGE));
 export const HASHES = kind('hash', hashOf);
-
-export async function fill(url) {
-  const redis = new Redis(url);
-  try {
-    for (const { keys, valueFor } of [SMALL_VALUES, LARGE_VALUES]) {
-      await redis.mset(keys.flatMap((key, number) => [key, valueFor(number)]));
-    }
-    const hashes = redis.pipeline();
-    HASHES.keys.forEach((key, number) => hashes.hset(key, HASHES.valueFor(number)));
-    await hashes.exec();
-  } finally {
-    await redis.quit();
-  }
-}

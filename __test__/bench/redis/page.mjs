@@ -76,7 +76,7 @@ export function page({ rows, results, targets, run, picture }) {
       '## How the numbers are made',
       '',
       `- Every number is the median over the rounds (${run.rounds}), with the lowest and the highest in brackets; every ratio is the median of the rounds' ratios. Each cell is a process of its own, warmed up for ${run.warmUpSeconds} s, so that V8 has compiled what it will, and then measured for ${run.seconds} s; the clients take turns within a round, because machines drift.`,
-      '- Redis and the measured process share the machine and talk over loopback: absolute figures are of this machine, ratios travel better.',
+      '- Redis and the measured process share the machine and talk over loopback: absolute figures are of this machine, ratios travel better. The Cluster has three primaries and no replicas; through TLS (1.3) the certificate of the server is checked.',
       `- In flight: so many loops that each await their call. ${KEYS} keys in turn; an MGET or pipeline has ${BATCH} of them, and one pipeline is one call. For INCR each loop has a counter of its own. Replies are checked.`,
       '- Every client is as its constructor makes it, but for `enableAutoPipelining` where it is named and a longer deadline for valkey-glide (5 s; its 250 ms end calls of the largest cases). Pipelines: `pipeline().exec()`, `multi().execAsPipeline()`, and `exec(new Batch(false))`. ioredis, node-redis and valkey-glide have one connection, this package the pool of its smallest tier. Redis hashes come as objects, from valkey-glide as a list of pairs.',
       processNote(run),

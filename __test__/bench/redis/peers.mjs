@@ -1,6 +1,6 @@
 // Who is measured: each peer opens with the URL of Redis, and is used in the way that its documentation recommends for
-// speed. `entry` reads one reply of a pipeline and `field` one field of a hash, because the peers' shapes differ. A
-// peer is imported only where it is measured.
+// speed. `through` says where its calls go, and `ca` is whose certificates it accepts. `entry` reads one reply of a
+// pipeline and `field` one field of a hash, because the peers' shapes differ. A peer is imported only where it is measured.
 
 import { createRequire } from 'node:module';
 import { CASES } from './cases.mjs';
@@ -10,9 +10,9 @@ const require = createRequire(import.meta.url);
 /** What ioredis and this package have in common. */
 const pairs = { entry: (replies, index) => replies[index][1], field: (hash, name) => hash[name], fields: (hash) => Object.keys(hash).length };
 
-async function openIoredis({ redisUrl }, options = {}) {
-  const { Redis } = await import('ioredis');
-  const redis = new Redis(redisUrl, options);
+async function openIoredis(cell, options) {
+  const { openRedis } = await import('./ioredis.mjs');
+  const redis = openRedis(cell, options);
   return {
     ...pairs,
     get: (key) => redis.get(key),
@@ -29,9 +29,14 @@ async function openIoredis({ redisUrl }, options = {}) {
   };
 }
 
-async function openNodeRedis({ redisUrl }) {
-  const { createClient } = await import('redis');
-  const redis = createClient({ url: redisUrl });
+async function openNodeRedis({ redisUrl, tlsUrl, clusterUrls, ca, through }) {
+  const { createClient, createCluster } = await import('redis');
+  const open = {
+    tls: () => createClient({ url: tlsUrl, socket: { ca } }),
+    cluster: () => createCluster({ rootNodes: clusterUrls.map((url) => ({ url })) }),
+    plain: () => createClient({ url: redisUrl }),
+  };
+  const redis = open[through]();
   await redis.connect();
   return {
     entry: (replies, index) => replies[index],
@@ -51,12 +56,19 @@ async function openNodeRedis({ redisUrl }) {
   };
 }
 
-async function openGlide({ redisUrl }) {
-  const { Batch, GlideClient, Logger } = await import('@valkey/valkey-glide');
+async function openGlide({ redisUrl, tlsUrl, clusterUrls, ca, through }) {
+  const { Batch, GlideClient, GlideClusterClient, Logger } = await import('@valkey/valkey-glide');
   Logger.setLoggerConfig('off');
-  const { hostname: host, port } = new URL(redisUrl);
+  const addresses = (...urls) => urls.map((url) => ({ host: new URL(url).hostname, port: Number(new URL(url).port) }));
   // Its default deadline of 250 ms is shorter than 500 pipelines in flight may take here.
-  const redis = await GlideClient.createClient({ addresses: [{ host, port: Number(port) }], requestTimeout: 5000 });
+  const options = { requestTimeout: 5000 };
+  const advancedConfiguration = { tlsAdvancedConfiguration: { rootCertificates: ca } };
+  const open = {
+    tls: () => GlideClient.createClient({ ...options, addresses: addresses(tlsUrl), useTLS: true, advancedConfiguration }),
+    cluster: () => GlideClusterClient.createClient({ ...options, addresses: addresses(...clusterUrls) }),
+    plain: () => GlideClient.createClient({ ...options, addresses: addresses(redisUrl) }),
+  };
+  const redis = await open[through]();
   return {
     entry: (replies, index) => replies[index],
     field: (hash, name) => hash.find(({ field }) => field === name)?.value,
@@ -75,9 +87,15 @@ async function openGlide({ redisUrl }) {
   };
 }
 
-function openOurs({ redisUrl, addon }) {
+/** Told of `ca` by its environment. */
+function openOurs({ redisUrl, tlsUrl, clusterUrls, through, addon }) {
   const { createRedisClient, shutdown } = require(addon);
-  const redis = createRedisClient('bench', { connectionString: redisUrl });
+  const urls = {
+    tls: tlsUrl,
+    cluster: `redis-cluster://${clusterUrls.map((url) => new URL(url).host).join(',')}`,
+    plain: redisUrl,
+  };
+  const redis = createRedisClient('bench', { connectionString: urls[through] });
   return {
     ...pairs,
     get: (key) => redis.get(key),

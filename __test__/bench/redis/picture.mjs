@@ -15,6 +15,8 @@ const HALVES = [
   ['get', 'set', 'hgetall', 'incr'],
   ['mget', 'pipeline'],
 ];
+const THROUGH = ['get', 'get-tls', 'get-cluster'];
+const MANY = [50, 500];
 const MEASURES = [
   { measure: 'throughput', title: 'Throughput', better: 'more is better', axis: 'thousand calls a second', scale: 1 / 1000 },
   { measure: 'mainThread', title: 'Main-thread time', better: 'less is better', axis: 'microseconds a call', scale: 1 },
@@ -26,20 +28,20 @@ export function picture(rows) {
     const row = rows.find((each) => each.case === id && each.peer === peer);
     return row && row[measure].median * scale;
   };
-  const panel = (measure, inFlight) => {
-    const cases = CASES.filter((each) => each.inFlight === inFlight && rows.some((row) => row.case === each.id));
-    const plots = HALVES.map((sets) => ({
-      axis: measure.axis,
-      groups: cases
-        .filter(({ set }) => sets.includes(set))
-        .map(({ id, short }) => ({ label: short, values: series.map(({ peer }) => value(id, peer, measure)) })),
-    }));
-    return {
-      title: `${measure.title}, ${inFlight} in flight (${measure.better})`,
-      plots: plots.filter(({ groups }) => groups.length > 0),
-    };
-  };
-  const panels = MEASURES.flatMap((measure) => [50, 500].map((inFlight) => panel(measure, inFlight)));
+  const plot = (measure, sets, inFlight, more) => ({
+    axis: measure.axis,
+    groups: CASES.filter((each) => each.inFlight === inFlight && sets.includes(each.set))
+      .filter(({ id }) => rows.some((row) => row.case === id))
+      .map(({ id, short }) => ({ label: short, ...more, values: series.map(({ peer }) => value(id, peer, measure)) })),
+  });
+  const panel = (measure, title, plots) => ({
+    title: `${measure.title}, ${title} (${measure.better})`,
+    plots: plots.filter(({ groups }) => groups.length > 0),
+  });
+  const panels = MEASURES.flatMap((measure) => [
+    ...MANY.map((inFlight) => panel(measure, `${inFlight} in flight`, HALVES.map((sets) => plot(measure, sets, inFlight)))),
+    panel(measure, 'plain, through TLS and from a Cluster', MANY.map((inFlight) => plot(measure, THROUGH, inFlight, { quiet: `${inFlight} in flight` }))),
+  ]);
   return chart({
     title: 'Redis commands: throughput and main-thread time a call',
     series,

@@ -1,7 +1,25 @@
-// The server of the second table: one Redis of its own for all cells, filled once.
+// The servers of the second table: a Redis of its own for all cells, another one behind TLS, and a Cluster of three, all
+// filled once with the same.
 
 import { RedisServer, ensureInstalled } from '../../../scripts/services.mjs';
-import { fill } from './data.mjs';
+import { makeCertificates } from '../../../scripts/services/certificates.cjs';
+import { RedisCluster } from '../../../scripts/services/cluster.cjs';
+import { makeFolder, removeFolder } from '../../../scripts/services/keeping.cjs';
+import { HASHES, LARGE_VALUES, SMALL_VALUES } from './data.mjs';
+import { openRedis } from './ioredis.mjs';
+
+/** Writes everything; key by key, because the keys are anywhere in a Cluster. */
+async function fill(servers) {
+  const redis = openRedis(servers);
+  try {
+    for (const { keys, valueFor } of [SMALL_VALUES, LARGE_VALUES]) {
+      await Promise.all(keys.map((key, number) => redis.set(key, valueFor(number))));
+    }
+    await Promise.all(HASHES.keys.map((key, number) => redis.hset(key, HASHES.valueFor(number))));
+  } finally {
+    await redis.quit();
+  }
+}
 
 export class Servers {
   static async start() {
@@ -12,17 +30,26 @@ export class Servers {
     return servers;
   }
 
-  prepare() {
-    return fill(this.redis.url);
+  async prepare() {
+    this.folder = await makeFolder('certificates');
+    this.certificates = makeCertificates(this.folder);
+    this.encrypted = await RedisServer.start({ tls: { certificates: this.certificates, protocols: 'TLSv1.3' } });
+    this.cluster = await RedisCluster.start({ primaries: 3 });
+    for (const through of ['plain', 'tls', 'cluster']) await fill({ ...this.forCells, through });
   }
 
   /** Of the cells. Every client is told the server by its options, so that ours need not warn of what is missing here. */
   get environment() {
-    return { STUDIO_REDIS_LOG: 'error' };
+    return { STUDIO_REDIS_LOG: 'error', ...(this.certificates && { REDIS_CA_CERT: this.certificates.ca.certBase64 }) };
   }
 
   get forCells() {
-    return { redisUrl: this.redis.url };
+    return {
+      redisUrl: this.redis.url,
+      tlsUrl: this.encrypted?.url,
+      clusterUrls: this.cluster?.nodes.map(({ server }) => server.url),
+      ca: this.certificates?.ca.cert,
+    };
   }
 
   around(measureCell) {
@@ -35,6 +62,7 @@ export class Servers {
   }
 
   async stop() {
-    await this.redis.stop();
+    await Promise.all([this.redis.stop(), this.encrypted?.stop(), this.cluster?.stop()]);
+    if (this.folder) await removeFolder(this.folder);
   }
 }

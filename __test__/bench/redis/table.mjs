@@ -15,7 +15,7 @@ export const table = {
   /** Beside those of every table. */
   measures: [],
   /**
-   * Many short cells: 550 of them take about 8 minutes. The warm-up is as long as what is measured, because V8 has
+   * Many short cells: 690 of them take about 10 minutes. The warm-up is as long as what is measured, because V8 has
    * compiled the clients that are JavaScript only then: with 0.1 s they are up to a fifth slower.
    */
   scales: {

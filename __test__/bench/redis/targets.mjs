@@ -33,6 +33,8 @@ export function targets(cells) {
     atMost("GET, 50 in flight: main-thread time at most 0.25x ioredis'", against('mainThread', 'get-50'), 0.25),
     atMost("GET, 500 in flight: main-thread time at most 0.25x ioredis'", against('mainThread', 'get-500'), 0.25),
     atMost("GET, 1 in flight: p50 at most 1.25x ioredis'", against('p50', 'get-1'), 1.25),
+    atLeast("GET through TLS, 50 in flight: throughput at least 2x ioredis'", against('throughput', 'get-tls-50'), 2),
+    atLeast("GET from a Cluster, 50 in flight: throughput at least 2x ioredis.Cluster's", against('throughput', 'get-cluster-50'), 2),
     slowest(cells),
   ];
 }

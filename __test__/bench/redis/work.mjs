@@ -34,6 +34,8 @@ const operations = {
   set: writing(SMALL_VALUES),
   'get-10k': reading(LARGE_VALUES),
   'set-10k': writing(LARGE_VALUES),
+  'get-tls': reading(SMALL_VALUES),
+  'get-cluster': reading(SMALL_VALUES),
 
   hgetall: (client) => ({
     next: around(items(HASHES)),

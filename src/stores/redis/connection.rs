@@ -102,7 +102,14 @@ impl Connection {
         let mut decoder = Decoder::default();
         let (info, replication) = timeout(CONNECT_DEADLINE, shake_hands(&stream, &mut decoder, &introduction))
             .await
-            .map_err(|_| late("answer to the handshake"))?
+            .map_err(|_| match (&access.tls, late("answer to the handshake")) {
+                (None, Error::Connection { server, reason }) => {
+                    // Some that speak TLS wait in silence for its first message.
+                    let reason = format!("{reason}; if this port is one for TLS, use rediss:");
+                    Error::Connection { server, reason }
+                }
+                (_, late) => late,
+            })?
             .map_err(fault)?;
         let stream = Arc::new(stream);
         let probe = match replication {
