@@ -2,13 +2,9 @@
 
 // Servers of a test file's own, for faults that the other files must not feel. They end after all tests of the file.
 
-const {
-  RedisServer,
-  SentinelDeployment,
-  RedisCluster,
-  PostgresServer,
-  ensureInstalled,
-} = require('../../scripts/services/index.cjs');
+const { RedisServer, PostgresServer, ensureInstalled } = require('../../scripts/services/index.cjs');
+const { RedisCluster } = require('../../scripts/services/cluster.cjs');
+const { SentinelDeployment } = require('../../scripts/services/sentinel.cjs');
 const { freePort, sleep, until } = require('../../scripts/services/net.cjs');
 const { Proxy } = require('./proxy.js');
 const { FakeRedis } = require('./fake-redis.js');

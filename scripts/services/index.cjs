@@ -1,12 +1,11 @@
 'use strict';
 
 // Throw-away Redis and Postgres for tests, demo and benchmarks. CommonJS, because Jest can not import ES modules
-// from a test; `../services.mjs` is the same for ES modules, and the command line.
+// from a test; `../services.mjs` is the same for ES modules, and the command line. It must load without node_modules: what
+// is built of several servers (`cluster.cjs`, `sentinel.cjs`) needs a client, and is required by itself.
 
 const { ensureBrowser, ensureInstalled } = require('./install.cjs');
 const { RedisServer } = require('./redis.cjs');
-const { SentinelDeployment } = require('./sentinel.cjs');
-const { RedisCluster } = require('./cluster.cjs');
 const { makeCertificates } = require('./certificates.cjs');
 const { PostgresServer, applySchema, query } = require('./postgres.cjs');
 
@@ -55,8 +54,6 @@ module.exports = {
   ensureInstalled,
   makeCertificates,
   RedisServer,
-  SentinelDeployment,
-  RedisCluster,
   PostgresServer,
   startServices,
 };
