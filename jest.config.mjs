@@ -1,6 +1,7 @@
 /** Who times faults under load, and who loads the processors: nobody runs beside these. */
 const ALONE = [
   'client-faults',
+  'client-links',
   'cluster-moves',
   'limits-exact',
   'limits-flood',

@@ -43,7 +43,7 @@ const now = (tls = {}) => redis.restart({ tls: { certificates, ...tls } });
 describe("the server's certificate", () => {
   test.each([
     ['expired', 'expired 5 days ago; renew it there.'],
-    ['notYetValid', 'is not valid yet, but in 4 days; look at the clocks of both.'],
+    ['notYetValid', 'is not valid yet, but in 5 days; look at the clocks of both.'],
     ['wrongHost', 'is for redis.elsewhere.test, 192.0.2.1 and not for 127.0.0.1; use a name that it has'],
     ['noServer', 'is not one for servers'],
     ['other', 'is from an authority that is not in REDIS_CA_CERT; set REDIS_CA_CERT to'],

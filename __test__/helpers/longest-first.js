@@ -9,7 +9,6 @@ const path = require('node:path');
 const LONGEST = [
   'activity-faults',
   'differential',
-  'client-links',
   'client-retries',
   'limits-denied',
   'local-alone',

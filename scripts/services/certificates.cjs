@@ -134,7 +134,7 @@ function makeCertificates(folder) {
     other: issue({ ...server, authority: otherCa }),
     selfSigned: issue({ ...server, authority: undefined }),
     expired: issue({ ...server, from: Date.now() - 10 * DAY, days: 5 }),
-    notYetValid: issue({ ...server, from: Date.now() + 5 * DAY }),
+    notYetValid: issue({ ...server, from: Date.now() + 5.5 * DAY }),
     wrongHost: issue({ ...server, hosts: ['redis.elsewhere.test', '192.0.2.1'] }),
     noServer: issue({ ...server, purposes: ['client'] }),
     client: issue(client),

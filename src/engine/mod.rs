@@ -79,7 +79,8 @@ impl Engine {
         let (keys, counters) = (Keys::new(&config.key_prefix), Arc::new(SessionCounters::default()));
         let redis = config.redis.clone().map(|url| {
             let name = format!("studio-redis-native:{}:sessions", std::process::id());
-            let followers = Arc::new(FromRedis::new(memory.clone(), counters.clone(), keys.clone()));
+            let revive = servers.revive(&url);
+            let followers = Arc::new(FromRedis::new(memory.clone(), counters.clone(), keys.clone(), revive));
             let origin = servers.origin(&url);
             (url, Arc::new(SessionLinks::new(origin, name, MAX_IN_FLIGHT, keys.sessions(), followers)))
         });

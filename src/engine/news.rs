@@ -7,7 +7,7 @@ use crate::metrics::SessionCounters;
 use crate::redis_value::Value;
 use crate::sessions::{Guarded, Memory};
 use crate::stores::postgres::{Event, Postgres};
-use crate::stores::redis::{Ears, Followers, LinkId, Owner, ServerInfo, pushed_tokens};
+use crate::stores::redis::{Ears, Followers, LinkId, OnNewLife, Owner, ServerInfo, pushed_tokens};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,8 @@ pub struct FromRedis {
     memory: Memory,
     counters: Arc<SessionCounters>,
     keys: Keys,
+    /// Lets the server be tried again at once, where another one may stand in for it.
+    revive: Option<OnNewLife>,
     links: Mutex<HashMap<LinkId, Proof>>,
 }
 
@@ -31,8 +33,8 @@ struct Proof {
 }
 
 impl FromRedis {
-    pub fn new(memory: Memory, counters: Arc<SessionCounters>, keys: Keys) -> Self {
-        Self { memory, counters, keys, links: Mutex::default() }
+    pub fn new(memory: Memory, counters: Arc<SessionCounters>, keys: Keys, revive: Option<OnNewLife>) -> Self {
+        Self { memory, counters, keys, revive, links: Mutex::default() }
     }
 
     fn links(&self) -> MutexGuard<'_, HashMap<LinkId, Proof>> {
@@ -57,8 +59,10 @@ impl FromRedis {
 impl Followers for FromRedis {
     fn links(&self, all: &[LinkId]) {
         let mut links = self.links();
-        // What one that is gone has pushed may not have been heard.
-        self.memory.lane_down();
+        if !links.is_empty() {
+            // What one that is gone has pushed may not have been heard.
+            self.memory.lane_down();
+        }
         links.retain(|link, _| all.contains(link));
         for link in all {
             links.entry(*link).or_insert(Proof { alive: Moment::NEVER, pushes: false });
@@ -128,6 +132,10 @@ impl Owner for FromLink {
         let Some(proof) = links.get_mut(&self.link) else { return };
         *proof = Proof { alive: self.asked(), pushes: info.pushes };
         self.all.up(&links);
+        drop(links);
+        if let Some(revive) = &self.all.revive {
+            revive();
+        }
     }
 
     fn lost(&self) {
@@ -164,5 +172,125 @@ impl FromPostgres {
                 self.postgres.guard.try_soon();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::TokenHash;
+    use crate::resilience::single_flight::Joined;
+    use crate::session::SessionWithUser;
+    use crate::sessions::Known;
+    use std::time::Duration;
+
+    /// A memory with a session in its tier, and three links to Redis of which it hears.
+    struct Scene {
+        memory: Memory,
+        all: Arc<FromRedis>,
+        links: Vec<Arc<dyn Owner>>,
+        token: TokenHash,
+    }
+
+    const UP: ServerInfo = ServerInfo { life: None, tells: true, version: None, pushes: true, not_pushed: None };
+
+    fn scene() -> Scene {
+        let memory = Memory::new(true, 100);
+        let all = Arc::new(FromRedis::new(memory.clone(), Arc::default(), Keys::new(""), None));
+        Followers::links(&*all, &[0, 1, 2]);
+        let links: Vec<_> = (0..3).map(|link| all.clone().of_link(link)).collect();
+        Scene { memory, all, links, token: TokenHash::of(b"t").unwrap() }
+    }
+
+    impl Scene {
+        fn connect(&self, link: usize) {
+            self.links[link].connecting();
+            self.links[link].connected(&UP);
+        }
+
+        /// Puts a session into the tier, as a copy that was read on a link.
+        fn keep(&self) {
+            let (now, token) = (self.memory.now(), self.token);
+            let session: SessionWithUser = serde_json::from_value(serde_json::json!({
+                "id": "11111111-1111-4111-8111-111111111111", "userId": "u", "token": token.to_hex(), "expiresAt": "",
+                "lastActivityAt": "", "createdAt": "", "email": "", "firstName": null, "lastName": null, "username": null,
+            }))
+            .unwrap();
+            let known = Known::new(&session, now, now.after(Duration::from_secs(60))).unwrap();
+            let Joined::Leader(flight) = self.memory.flights().join(token, now) else { panic!("it is under way") };
+            self.memory.keep_copy(&flight, flight.nudges(), token, &known, true);
+        }
+
+        fn serves(&self) -> bool {
+            self.memory.hit(&self.token, self.memory.now()).is_some()
+        }
+    }
+
+    /// All links are up, and the session is served.
+    fn serving() -> Scene {
+        let scene = scene();
+        (0..3).for_each(|link| scene.connect(link));
+        scene.keep();
+        assert!(scene.serves());
+        scene
+    }
+
+    #[test]
+    fn nothing_is_served_before_every_link_is_up() {
+        let scene = scene();
+        scene.connect(0);
+        scene.connect(2);
+        scene.keep();
+        assert!(!scene.serves());
+        scene.links[0].probing();
+        scene.links[0].alive();
+        assert!(!scene.serves(), "a sign of life of one proves nothing of another");
+        scene.connect(1);
+        assert!(!scene.serves(), "what was kept while one was missing is gone");
+        scene.keep();
+        assert!(scene.serves());
+    }
+
+    #[test]
+    fn one_that_is_lost_takes_everything_with_it_until_it_is_back() {
+        let scene = serving();
+        scene.links[1].lost();
+        scene.keep();
+        scene.links[0].probing();
+        scene.links[0].alive();
+        assert!(!scene.serves());
+        scene.connect(1);
+        assert!(!scene.serves());
+        scene.keep();
+        assert!(scene.serves());
+    }
+
+    #[test]
+    fn other_links_begin_anew() {
+        let scene = serving();
+        Followers::links(&*scene.all, &[0, 1]);
+        assert!(!scene.serves(), "what the third has pushed may not have been heard");
+        scene.keep();
+        assert!(scene.serves());
+        Followers::links(&*scene.all, &[0, 1, 3]);
+        scene.keep();
+        assert!(!scene.serves(), "the new one is not up yet");
+        // One that is gone has nothing to say.
+        scene.connect(2);
+        assert!(!scene.serves());
+        let new = scene.all.clone().of_link(3);
+        new.connecting();
+        new.connected(&UP);
+        scene.keep();
+        assert!(scene.serves());
+    }
+
+    #[test]
+    fn without_pushes_from_each_nothing_is_served() {
+        let scene = serving();
+        scene.links[2].connecting();
+        scene.links[2].connected(&ServerInfo { pushes: false, ..UP });
+        scene.keep();
+        assert!(!scene.serves());
     }
 }

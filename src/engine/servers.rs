@@ -65,6 +65,13 @@ impl Servers {
         self.registry().guard(url, &self.changes)
     }
 
+    /// What lets a deployment be tried again at once when another server stands in for the one that failed: no need to wait
+    /// until the breaker would try. `None` for a server that stands alone.
+    pub fn revive(&self, url: &RedisUrl) -> Option<OnNewLife> {
+        let guard = self.guard(url);
+        (!matches!(url.place, Place::Single(_))).then(|| -> OnNewLife { Arc::new(move || guard.try_soon()) })
+    }
+
     /// Where connections for a URL are made to.
     pub fn origin(&self, url: &RedisUrl) -> Origin {
         self.registry().origin(url, &self.connector)

@@ -228,8 +228,9 @@ impl Memory {
 
     /// The link to Redis is up; `pushes` if writes to the keys of sessions will be pushed on it.
     ///
-    /// Nobody has asked on it yet, and what was asked on the one before it was forgotten with it. Reads that wait for a link
-    /// go on; those that have asked Postgres may have missed something.
+    /// Nobody has asked on it yet, and what was asked on the one before it was forgotten with it. (In a cluster there are
+    /// several links; what came on the others while one was missing goes here.) Reads that wait for a link go on; those
+    /// that have asked Postgres may have missed something.
     pub fn lane_up(&self, asked: Moment, pushes: bool) {
         self.0.flights.forget_gone_on();
         self.0.local.clear();

@@ -103,7 +103,7 @@ impl Blocking {
                 let mut place = shared.place(&command).await?;
                 for _ in 0..MOST_HOPS {
                     let answer = shared.run(&command, &place).await;
-                    match shared.elsewhere(&command, &answer).await {
+                    match shared.elsewhere(&command, &place, &answer).await {
                         Some(next) => place = next?,
                         None => return answer,
                     }
@@ -170,9 +170,9 @@ impl Shared {
     }
 
     /// Where a command has to go after this answer to it; `None` if it is the last one.
-    async fn elsewhere(&self, command: &[Bytes], answer: &Result<Value>) -> Option<Result<Place>> {
+    async fn elsewhere(&self, command: &[Bytes], asked: &Place, answer: &Result<Value>) -> Option<Result<Place>> {
         let (Err(Error::Reply { text, .. }), Some(topology)) = (answer, self.origin.topology()) else { return None };
-        match Redirect::read(text, &Address::unknown())? {
+        match Redirect::read(text, asked.address.as_ref().unwrap_or(&Address::unknown()))? {
             Redirect::Ask { to, .. } => return Some(Ok(Place { address: Some(to), asking: true })),
             moved @ Redirect::Moved { .. } => topology.redirected(&moved),
             Redirect::TryAgain | Redirect::NotPrimary => {

@@ -199,8 +199,9 @@ async fn shake_hands(
     write(stream, &bytes).await.map_err(|error| error.to_string())?;
 
     match next_reply(stream, decoder).await? {
+        // Not in its own words: it repeats what it does not understand, and that has the password in it.
         Value::Error(text) if text.starts_with("NOPROTO") || text.contains("unknown command") => {
-            return Err(format!("the server speaks no RESP3 ({text}); Redis 6.2 or later is needed"));
+            return Err("the server speaks no RESP3 (HELLO); Redis 6.2 or later is needed".to_owned());
         }
         Value::Error(text) => return Err(text),
         _ => {}
@@ -404,6 +405,10 @@ mod tests {
     async fn a_handshake_that_fails_says_why_and_shows_no_password() {
         for (answer, reason) in [
             (&b"-ERR unknown command 'HELLO'\r\n"[..], "Redis 6.2 or later"),
+            (
+                b"-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `secret`, \r\n",
+                "Redis 6.2 or later",
+            ),
             (b"-WRONGPASS invalid username-password pair or user is disabled.\r\n", "WRONGPASS"),
             (b"%0\r\n-ERR DB index is out of range\r\n", "database 0 cannot be selected"),
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not RESP3"),

@@ -106,6 +106,9 @@ impl Lane {
 
     /// Begins to connect.
     pub fn start(&self, runtime: &Handle) {
+        if self.closed.load(Relaxed) {
+            return;
+        }
         self.supervisor.get_or_init(|| {
             let supervisor = supervise(self.plan.clone(), self.owner.clone(), self.status.clone());
             runtime.spawn(supervisor).abort_handle()

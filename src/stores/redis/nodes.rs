@@ -35,6 +35,8 @@ pub struct Nodes {
 struct State {
     sizes: Sizes,
     pools: HashMap<Address, Node>,
+    /// Pools to servers that have another part now, until what is under way there has its answer.
+    former: Vec<Pool>,
     closed: Option<Error>,
 }
 
@@ -46,7 +48,7 @@ struct Node {
 
 impl Nodes {
     pub fn new(plan: NodePlan, sizes: Sizes) -> Self {
-        Self { plan, state: Mutex::new(State { sizes, pools: HashMap::new(), closed: None }) }
+        Self { plan, state: Mutex::new(State { sizes, pools: HashMap::new(), former: Vec::new(), closed: None }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -67,11 +69,8 @@ impl Nodes {
             return pool;
         }
         let node = Node { role, pool: pool.clone(), aside_until: None };
-        let before = state.pools.insert(address.clone(), node);
-        drop(state);
-        // What it had under way comes back here.
-        if let Some(before) = before {
-            before.pool.close(&other_part(address));
+        if let Some(before) = state.pools.insert(address.clone(), node) {
+            state.former.push(before.pool);
         }
         pool
     }
@@ -80,7 +79,9 @@ impl Nodes {
         let NodePlan { access, name, limit, runtime, home, on_new_life } = &self.plan;
         let origin = Origin::at(address.clone(), role, access.clone(), format!("Redis at {address}").into());
         let plan = Plan::new(origin, name.clone(), *limit);
-        Pool::at_home(plan, sizes, runtime.clone(), home.clone(), on_new_life.clone())
+        // Of a replica there is nothing that a new life could lose.
+        let on_new_life = on_new_life.clone().filter(|_| role == Role::Primary);
+        Pool::at_home(plan, sizes, runtime.clone(), home.clone(), on_new_life)
     }
 
     /// Those of these replicas that can be asked now; the others are connected to.
@@ -122,11 +123,15 @@ impl Nodes {
             .into_iter()
             .partition(|(address, node)| gone(address, node.role) && node.pool.stats().unanswered == 0);
         state.pools = kept;
+        let (over, former) =
+            std::mem::take(&mut state.former).into_iter().partition(|pool| pool.stats().unanswered == 0);
+        state.former = former;
         let pools: Vec<_> = state.pools.values().map(|node| node.pool.clone()).collect();
         drop(state);
-        for (address, node) in HashMap::<_, _>::into_iter(closing) {
-            node.pool.close(&other_part(&address));
+        for node in HashMap::<Address, Node>::into_values(closing) {
+            node.pool.close(&OTHER_PART);
         }
+        Vec::<Pool>::into_iter(over).for_each(|pool| pool.close(&OTHER_PART));
         pools.iter().for_each(|pool| pool.tend(now));
     }
 
@@ -135,13 +140,12 @@ impl Nodes {
         let pools = {
             let mut state = self.state();
             state.closed.get_or_insert_with(|| error.clone());
-            std::mem::take(&mut state.pools)
+            let pools = std::mem::take(&mut state.pools).into_values().map(|node| node.pool);
+            pools.chain(std::mem::take(&mut state.former)).collect::<Vec<_>>()
         };
-        pools.values().for_each(|node| node.pool.close(error));
+        pools.iter().for_each(|pool| pool.close(error));
     }
 }
 
-fn other_part(address: &Address) -> Error {
-    let reason = "it has another part in its deployment now".to_owned();
-    Error::Connection { server: format!("Redis at {address}").into(), reason }
-}
+/// Nobody sees this one: nothing is under way there.
+const OTHER_PART: Error = Error::Closed("The server has another part in its deployment now.");

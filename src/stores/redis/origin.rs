@@ -163,7 +163,11 @@ impl Origin {
     /// Resolves, with the reason, when the server there is not the one to talk to any more.
     pub async fn moved(&self, seat: &Seat) -> Error {
         match &self.place {
-            Where::At(..) | Where::Member(_) => std::future::pending().await,
+            Where::At(..) => std::future::pending().await,
+            Where::Member(topology) => {
+                topology.without(&seat.address).await;
+                self.lost(format!("{} is no part of it any more", seat.address))
+            }
             Where::Primary(sentinels) => {
                 let now = sentinels.moved_from(seat).await.address;
                 if now == seat.address {

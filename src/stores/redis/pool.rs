@@ -52,7 +52,8 @@ pub struct LaneStats {
 
 /// Where a pool stands among several, of which another one may be able to do what this one cannot.
 pub trait Home: Send + Sync {
-    /// What is on no connection, because it never left or may be sent again. Without an error a connection is being made.
+    /// What is on no connection, because it never left or may be sent again. Without an error one is being made, or was lost at this
+    /// moment.
     fn homeless(&self, batch: Batch, error: Option<&Error>);
 
     /// A lane has changed.
@@ -168,6 +169,22 @@ impl Pool {
             Way::None(error) => (batch, Some(error)),
         };
         self.0.give_up(batch, error);
+    }
+
+    /// The same on the first lane, however busy that is: what is sent in this way leaves in its order.
+    pub fn send_in_order(&self, batch: Batch) {
+        let first = self.0.lanes().members.iter().find_map(|member| member.lane.up());
+        match first {
+            Some(link) => {
+                if let Err((error, batch)) = link.send_batch(batch, Departure::Soon) {
+                    match error {
+                        Error::Overloaded { .. } => batch.settle(&Err(error)),
+                        _ => self.0.give_up(batch, None),
+                    }
+                }
+            }
+            None => self.send(batch, Departure::Soon),
+        }
     }
 
     /// Where it runs.

@@ -15,6 +15,9 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
+/// How often it is looked for links that nobody needs.
+const LOOK_FOR_STRANGERS: Duration = Duration::from_secs(10);
+
 /// How long is waited for a slot that is being moved.
 const TRY_AGAIN: Duration = Duration::from_millis(15);
 
@@ -100,7 +103,8 @@ impl SessionLinks {
             return None;
         }
         let (Err(Error::Reply { text, .. }), Some(topology)) = (answer, self.origin.topology()) else { return None };
-        match Redirect::read(text, &Address::unknown())? {
+        let asked = topology.map().and_then(|map| map.primary(slot(key.as_bytes())).cloned());
+        match Redirect::read(text, &asked.unwrap_or_else(Address::unknown))? {
             moved @ Redirect::Moved { .. } => topology.redirected(&moved),
             Redirect::Ask { to, .. } => {
                 return Some(self.lane(Some(&to)).link().await.map(|link| Way { link, asking: true }));
@@ -153,18 +157,20 @@ impl SessionLinks {
     fn fit(&self, topology: &Topology, runtime: &Handle) {
         let Some(map) = topology.map() else { return };
         let mut lanes = self.lanes();
+        if lanes.closed.is_some() {
+            return;
+        }
         let is_primary = |address: &Option<Address>| map.primaries().any(|primary| Some(primary) == address.as_ref());
         let (kept, gone): (HashMap<_, _>, HashMap<_, _>) =
             std::mem::take(&mut lanes.all).into_iter().partition(|(address, _)| is_primary(address));
         lanes.all = kept;
-        for address in map.primaries() {
-            if !lanes.all.contains_key(&Some(address.clone())) {
-                self.made(&mut lanes, Some(address)).start(runtime);
-            }
-        }
+        let missing = map.primaries().filter(|address| !lanes.all.contains_key(&Some((*address).clone())));
+        let new: Vec<_> = missing.collect::<Vec<_>>().into_iter().map(|new| self.made(&mut lanes, Some(new))).collect();
         let ids: Vec<_> = lanes.all.values().map(|(id, _)| *id).collect();
+        // Before any of them can be up, and under the lock, so that what it is told last is how it is.
         self.followers.links(&ids);
         drop(lanes);
+        new.iter().for_each(|lane| lane.start(runtime));
         drop(gone);
     }
 
@@ -203,15 +209,32 @@ impl Drop for SessionLinks {
     }
 }
 
-async fn follow(links: Weak<SessionLinks>, topology: Arc<Topology>) {
+async fn follow(weak: Weak<SessionLinks>, topology: Arc<Topology>) {
     let mut changes = topology.changes();
     loop {
-        let Some(links) = links.upgrade() else { return };
+        let Some(links) = weak.upgrade() else { return };
         links.fit(&topology, &Handle::current());
         drop(links);
-        if !changes.next().await {
+        tokio::select! {
+            more = changes.next() => if !more { return },
+            () = strangers(&weak, &topology) => {}
+        }
+    }
+}
+
+/// Resolves when there is a link to somebody who serves no slot, and has served none for long: one to whom a slot was about
+/// to move, until that was given up.
+async fn strangers(links: &Weak<SessionLinks>, topology: &Topology) {
+    let mut before = 0;
+    loop {
+        sleep(LOOK_FOR_STRANGERS).await;
+        let (Some(links), Some(map)) = (links.upgrade(), topology.map()) else { continue };
+        let all = |address: &Option<Address>| map.primaries().all(|primary| Some(primary) != address.as_ref());
+        let now = links.lanes().all.keys().filter(|address| all(address)).count();
+        if now > 0 && before > 0 {
             return;
         }
+        before = now;
     }
 }
 

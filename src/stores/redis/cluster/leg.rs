@@ -77,7 +77,7 @@ impl Shared {
 
     /// Hands out an answer, or asks whom it names.
     fn finish(self: &Arc<Self>, errand: Errand, answered: Answered, result: Result<Value>) {
-        let text = redirect(&result).filter(|_| !errand.about.is_late());
+        let text = redirect(&result, errand.replies).filter(|_| !errand.about.is_late());
         let redirect = text.and_then(|text| Redirect::read(&text, &self.asked(&errand.target)));
         let Some(redirect) = redirect else { return answered(result) };
         let about = About { hops: errand.about.hops + 1, by_replica: false, ..errand.about };
@@ -85,9 +85,9 @@ impl Shared {
         match redirect {
             Redirect::Moved { .. } => {
                 self.topology.redirected(&redirect);
-                self.dispatch([self.leg(errand, answered)], Departure::Soon);
+                self.forward(self.leg(errand, answered));
             }
-            Redirect::Ask { to, .. } => self.dispatch([self.asking(errand, to, answered)], Departure::Soon),
+            Redirect::Ask { to, .. } => self.forward(self.asking(errand, to, answered)),
             Redirect::TryAgain | Redirect::NotPrimary => {
                 self.topology.doubt();
                 let shared = self.clone();
@@ -145,16 +145,18 @@ fn without_first(answer: Value, replies: Replies, server: Arc<str>) -> Result<Va
     }
 }
 
-/// The error by which a node sends a command elsewhere, or a transaction, of which it then has executed nothing.
-fn redirect(result: &Result<Value>) -> Option<String> {
+/// The error by which a node sends a command elsewhere, or a transaction, of which it then has executed nothing: it refuses
+/// a command that is queued and with it the whole, or EXEC itself.
+fn redirect(result: &Result<Value>, replies: Replies) -> Option<String> {
     let elsewhere = |text: &str| ["MOVED ", "ASK ", "TRYAGAIN", "READONLY"].iter().any(|word| text.starts_with(word));
-    match result {
-        Err(Error::Reply { text, .. }) if elsewhere(text) => Some(text.clone()),
-        Ok(Value::Array(replies)) if matches!(replies.last(), Some(Value::Error(text)) if text.starts_with("EXECABORT")) =>
-        {
-            let texts =
-                replies.iter().filter_map(|reply| if let Value::Error(text) = reply { Some(text) } else { None });
-            texts.into_iter().find(|text| elsewhere(text)).map(ToString::to_string)
+    let text = |reply: &Value| if let Value::Error(text) = reply { Some(text.to_string()) } else { None };
+    match (result, replies) {
+        (Err(Error::Reply { text, .. }), _) => Some(text.to_string()).filter(|text| elsewhere(text)),
+        (Ok(Value::Array(all)), Replies::Array(_)) => {
+            let exec = text(all.last()?)?;
+            let refused =
+                exec.starts_with("EXECABORT").then(|| all.iter().filter_map(text).find(|text| elsewhere(text)));
+            refused.flatten().or(Some(exec)).filter(|text| elsewhere(text))
         }
         _ => None,
     }

@@ -22,6 +22,7 @@ use super::link::Departure;
 use super::nodes::{NodePlan, Nodes};
 use super::origin::Role;
 use super::pool::{Home, LaneStats, OnNewLife, Pool, Sizes};
+use crate::config::REDIS_DEADLINE;
 use crate::error::{Error, Result};
 use crate::redis_request::{Batch, Replies, Request, Target, encode};
 use crate::redis_url::Address;
@@ -38,6 +39,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 pub use topology::Topology;
 
@@ -58,7 +60,8 @@ struct Shared {
     /// How often a server of it was replaced by another one or another life of it.
     lives: Arc<AtomicU64>,
     turn: AtomicUsize,
-    started: OnceLock<()>,
+    /// What keeps up with the cluster, once it runs.
+    follower: OnceLock<AbortHandle>,
     closed: OnceLock<Error>,
     this: Weak<Self>,
 }
@@ -98,7 +101,7 @@ impl Cluster {
                 on_new_life: told,
                 lives,
                 turn: AtomicUsize::new(0),
-                started: OnceLock::new(),
+                follower: OnceLock::new(),
                 closed: OnceLock::new(),
                 this: this.clone(),
             }
@@ -135,7 +138,8 @@ impl Cluster {
     /// Ends everything; what is unanswered, and what is sent from now on, fails with `error`.
     pub fn close(&self, error: &Error) {
         let first = self.0.closed.set(error.clone()).is_ok();
-        if first && self.0.started.get().is_some() {
+        if let (true, Some(follower)) = (first, self.0.follower.get()) {
+            follower.abort();
             self.0.topology.leave();
         }
         self.0.nodes.close(error);
@@ -145,6 +149,9 @@ impl Cluster {
 
 impl Shared {
     fn send(self: &Arc<Self>, batch: Batch, departure: Departure) {
+        if let Some(closed) = self.closed.get() {
+            return batch.settle(&Err(closed.clone()));
+        }
         self.start();
         let Some(map) = self.topology.map() else { return self.send_once_known(batch) };
         let mut legs = Vec::with_capacity(batch.requests.len());
@@ -194,8 +201,24 @@ impl Shared {
 
     /// Sends each to where it belongs by what is known now.
     fn dispatch(self: &Arc<Self>, legs: impl IntoIterator<Item = Leg>, departure: Departure) {
+        for (pool, batch) in self.place(legs) {
+            pool.send(batch, departure);
+        }
+    }
+
+    /// The same for one that was sent elsewhere by its answer. Answers come in order, and so do those who follow them: all of
+    /// them take the same lane.
+    fn forward(self: &Arc<Self>, leg: Leg) {
+        for (pool, batch) in self.place([leg]) {
+            pool.send_in_order(batch);
+        }
+    }
+
+    /// What goes to which pool by what is known now.
+    fn place(self: &Arc<Self>, legs: impl IntoIterator<Item = Leg>) -> Vec<(Pool, Batch)> {
         if let Some(closed) = self.closed.get() {
-            return legs.into_iter().for_each(|leg| (leg.request.answered)(Err(closed.clone())));
+            legs.into_iter().for_each(|leg| (leg.request.answered)(Err(closed.clone())));
+            return Vec::new();
         }
         let map = self.topology.map();
         let mut groups: Vec<(Pool, Batch)> = Vec::new();
@@ -219,14 +242,12 @@ impl Shared {
             });
             groups[index].1.push(&leg.bytes, leg.request);
         }
-        for (pool, batch) in groups {
-            pool.send(batch, departure);
-        }
         if !unserved.requests.is_empty() {
             let reason = "no node serves its slot".to_owned();
             let error = Error::Connection { server: self.topology.server().clone(), reason };
             self.homeless(unserved, Some(&error));
         }
+        groups
     }
 
     /// The pool of a target, by what is known now.
@@ -265,10 +286,10 @@ impl Shared {
 
     /// Starts what keeps up with the cluster. Once.
     fn start(self: &Arc<Self>) {
-        self.started.get_or_init(|| {
+        self.follower.get_or_init(|| {
             self.topology.join(&self.runtime);
             let (shared, mut changes) = (self.this.clone(), self.topology.changes());
-            self.runtime.spawn(async move {
+            let follower = self.runtime.spawn(async move {
                 let mut primaries: Vec<Address> = Vec::new();
                 while changes.next().await {
                     let Some(shared) = shared.upgrade() else { return };
@@ -285,6 +306,7 @@ impl Shared {
                     shared.changed.send_replace(());
                 }
             });
+            follower.abort_handle()
         });
     }
 
@@ -292,18 +314,33 @@ impl Shared {
     fn send_once_known(self: &Arc<Self>, batch: Batch) {
         let shared = self.clone();
         self.runtime.spawn(async move {
-            let deadline = batch.deadline().unwrap_or_else(|| Instant::now() + crate::config::REDIS_DEADLINE);
-            tokio::select! {
-                known = shared.topology.known() => match known {
-                    Ok(_) => shared.send(batch, Departure::Soon),
-                    Err(error) => batch.settle(&Err(error)),
-                },
-                () = sleep_until(deadline) => {
-                    let (server, after) = (shared.topology.server().clone(), crate::config::REDIS_DEADLINE);
-                    batch.settle(&Err(Error::Timeout { server, after }));
+            let mut waiting = batch;
+            loop {
+                let deadline = waiting.deadline().unwrap_or_else(|| Instant::now() + REDIS_DEADLINE);
+                tokio::select! {
+                    known = shared.topology.known() => return match known {
+                        Ok(_) => shared.send(waiting, Departure::Soon),
+                        Err(error) => waiting.settle(&Err(error)),
+                    },
+                    () = sleep_until(deadline) => {}
+                }
+                match shared.without_late(waiting, None) {
+                    Some(rest) => waiting = rest,
+                    None => return,
                 }
             }
         });
+    }
+
+    /// Tells those whose deadline has come, and gives back the others, if there are any.
+    fn without_late(&self, batch: Batch, reason: Option<Error>) -> Option<Batch> {
+        let (late, rest) = batch.split_late(Instant::now());
+        let (server, after) = (self.topology.server().clone(), REDIS_DEADLINE);
+        let reason = reason.unwrap_or(Error::Timeout { server, after });
+        for request in late {
+            (request.answered)(Err(reason.clone()));
+        }
+        rest
     }
 
     /// Sends what could not be sent as soon as something has changed, until its deadline comes.
@@ -316,13 +353,7 @@ impl Shared {
             _ = changed.changed() => {}
             () = sleep(next) => {}
         }
-        let (late, rest) = batch.split_late(Instant::now());
-        let (server, after) = (self.topology.server().clone(), crate::config::REDIS_DEADLINE);
-        let reason = error.unwrap_or(Error::Timeout { server, after });
-        for request in late {
-            (request.answered)(Err(reason.clone()));
-        }
-        if let Some(rest) = rest {
+        if let Some(rest) = self.without_late(batch, error) {
             self.dispatch(Leg::of_batch(rest), Departure::Soon);
         }
     }

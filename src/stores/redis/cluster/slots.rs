@@ -93,6 +93,11 @@ impl SlotMap {
         self.shards.iter().map(|shard| &shard.primary)
     }
 
+    /// Whether a server is one of them, in whatever part.
+    pub fn has(&self, address: &Address) -> bool {
+        self.shards.iter().any(|shard| shard.primary == *address || shard.replicas.contains(address))
+    }
+
     /// A slot has moved, as its old owner says.
     pub fn moved(&mut self, slot: u16, to: Address) {
         if slot >= SLOTS || self.primary(slot) == Some(&to) {
@@ -155,6 +160,7 @@ fn node(node: &Value, asked: &Address) -> Option<Node> {
 pub fn at(host: &str, port: u16, asked: &Address) -> Option<Address> {
     let host = match (host, asked) {
         ("?", _) | ("", Address::Unix { .. }) => return None,
+        ("", Address::Tcp { host, .. }) if host.is_empty() => return None,
         ("", Address::Tcp { host, .. }) => host.clone(),
         (host, _) => host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase(),
     };

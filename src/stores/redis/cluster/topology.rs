@@ -31,6 +31,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LAST_BACKOFF: Duration = Duration::from_secs(2);
 
+/// So many rounds in which nobody but nodes that are behind have answered say that they are right.
+const SET_UP_ANEW: u32 = 5;
+
 /// A node that has not answered after this long is not waited for alone.
 const NEXT_AFTER: Duration = Duration::from_millis(200);
 
@@ -51,6 +54,8 @@ pub struct Topology {
     known: watch::Sender<Known>,
     /// Of the newest answer that was believed: a node that is behind the others knows an older one.
     epoch: AtomicU64,
+    /// Answers since then that were older.
+    behind: AtomicU64,
     doubted: Arc<Notify>,
     /// How many want it to be kept up with.
     users: AtomicUsize,
@@ -75,6 +80,7 @@ impl Topology {
             server,
             known: watch::Sender::new(Known::Nothing),
             epoch: AtomicU64::new(0),
+            behind: AtomicU64::new(0),
             doubted: Arc::default(),
             users: AtomicUsize::new(0),
             witness: Mutex::default(),
@@ -130,6 +136,14 @@ impl Topology {
     /// Changes when what is known does.
     pub fn changes(&self) -> TopologyChanges {
         TopologyChanges(self.known.subscribe())
+    }
+
+    /// Resolves when the node there is no part of the cluster any more: on its own it would be silent for ever.
+    pub async fn without(self: &Arc<Self>, address: &Address) {
+        self.join(&Handle::current());
+        let _leaving = Leaving(self);
+        let mut changes = self.changes();
+        while self.map().is_none_or(|map| map.has(address)) && changes.next().await {}
     }
 
     /// Something is not as it was said to be: the cluster is asked again soon.
@@ -218,6 +232,7 @@ impl Topology {
         }
         let epoch = info_field(&info, "cluster_current_epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or_default();
         if epoch < self.epoch.load(Relaxed) {
+            self.behind.fetch_add(1, Relaxed);
             return Err(self.lost("the node that was asked is behind the others"));
         }
         let slots: Value = ask("SLOTS").await?;
@@ -231,6 +246,7 @@ impl Topology {
 
     fn learn(&self, map: SlotMap, epoch: u64) {
         self.epoch.store(epoch, Relaxed);
+        self.behind.store(0, Relaxed);
         self.known.send_if_modified(|known| match known {
             Known::Map(old) if **old == map => false,
             _ => {
@@ -269,7 +285,7 @@ impl TopologyChanges {
 }
 
 async fn keep_up(topology: Weak<Topology>) {
-    let (mut last, mut backoff) = (None, FIRST_BACKOFF);
+    let (mut last, mut backoff, mut rounds) = (None, FIRST_BACKOFF, 0);
     loop {
         let Some(topology) = topology.upgrade() else { return };
         if topology.users.load(Relaxed) == 0 {
@@ -284,10 +300,16 @@ async fn keep_up(topology: Weak<Topology>) {
             Ok(Answer { wire, map, epoch }) => {
                 topology.learn(map, epoch);
                 last = Some(wire);
-                backoff = FIRST_BACKOFF;
+                (backoff, rounds) = (FIRST_BACKOFF, 0);
                 PERIOD
             }
             Err(error) => {
+                rounds += 1;
+                if rounds >= SET_UP_ANEW && topology.behind.load(Relaxed) > 0 {
+                    tracing::warn!(server = %topology.server, "every node that answers is behind what was known: the cluster was \
+                        set up anew, and is believed from now on");
+                    topology.epoch.store(0, Relaxed);
+                }
                 topology.known.send_if_modified(|known| match known {
                     Known::Map(_) => false,
                     Known::Nothing | Known::Not(_) => {
@@ -298,8 +320,9 @@ async fn keep_up(topology: Weak<Topology>) {
                         true
                     }
                 });
+                let pause = random::shortened(backoff);
                 backoff = (backoff * 2).min(LAST_BACKOFF);
-                random::shortened(backoff)
+                pause
             }
         };
         let doubted = topology.doubted.clone();
