@@ -105,7 +105,7 @@ impl SessionCopies for Arc<Double> {
         }
         let nonce = || self.reads.load(Relaxed).to_string();
         let nonce = self.leases.lock().unwrap().entry(token).or_insert_with(nonce).clone();
-        let lease = Lease { nonce, run_id: "r".into(), since: 1, announced: false };
+        let lease = Lease { nonce, run: "r".into(), since: 1, announced: false };
         Ok(Lookup::Miss { lease: Some(lease), disbelief: None })
     }
 

@@ -16,7 +16,7 @@ pub struct Lease {
     /// Names this lease among all that ever were.
     pub nonce: String,
     /// The server's life in which the lease was given, as the holder's connection learned it.
-    pub run_id: String,
+    pub run: String,
     /// Microseconds of the server's clock when the lease was given.
     pub since: u64,
     /// The lease is new, and its writing will be pushed to this process.

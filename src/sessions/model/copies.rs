@@ -26,7 +26,7 @@ struct Seen {
 }
 
 /// Names a life of the server.
-pub fn run_id(life: usize) -> String {
+pub fn run(life: usize) -> String {
     format!("life-{life}")
 }
 
@@ -85,12 +85,12 @@ impl SessionCopies for Copies {
         self.shared.lock().oracle.asks_redis(self.process, number);
         self.shared.gate(self.process).await;
         let link = self.link().await?;
-        let (run_id, after) = (run_id(link.life), after.to_string());
+        let (run, after) = (run(link.life), after.to_string());
         let nonce = format!("{}-{}", self.process, self.shared.lock().oracle.turn());
-        let arguments = owned(&look(&run_id, &nonce, &after));
+        let arguments = owned(&look(&run, &nonce, &after));
         let command = Command::Script { script: Script::ReadOrLease, token: number, arguments, read: None };
         let reply = self.send(&link, command).await?;
-        match self.entries.understand(token, (&run_id, &nonce), link.pushes, &reply) {
+        match self.entries.understand(token, (&run, &nonce), link.pushes, &reply) {
             Ok(lookup) => {
                 if let Lookup::Copy { session, .. } = &lookup {
                     let json = serde_json::to_string(session).unwrap();

@@ -23,7 +23,7 @@ const LEASE_MILLIS: &str = "6000";
 /// Postgres.
 const LONGEST_SESSION: usize = 512 * 1024;
 
-/// Longest nonce or run id of a lease. Ours have about 40 bytes.
+/// Longest nonce or life of a lease. Ours have about 90 bytes.
 const LONGEST_NAME: usize = 128;
 
 /// The entries under their keys, and their seals.
@@ -50,29 +50,29 @@ impl Entries {
         self.keys.session(token)
     }
 
-    /// What the reply to a look means, or why it cannot be understood. The reader's connection has learned `run_id`, offered a
+    /// What the reply to a look means, or why it cannot be understood. The reader's connection has learned `run`, offered a
     /// lease named `nonce`, and is one on which writes are `pushed`.
     pub fn understand(
         &self,
         token: TokenHash,
-        (run_id, nonce): (&str, &str),
+        (run, nonce): (&str, &str),
         pushed: bool,
         reply: &Value,
     ) -> Result<Lookup, Disbelief> {
         match reply.as_array() {
-            Some([Value::Int(1), fields @ ..]) => self.copy(token, run_id, fields, pushed),
+            Some([Value::Int(1), fields @ ..]) => self.copy(token, run, fields, pushed),
             Some([Value::Int(0), fields @ ..]) => missed(fields, nonce, pushed).ok_or(Disbelief::Unreadable),
             _ => Err(Disbelief::Unreadable),
         }
     }
 
     /// A copy whose fields are all in order, or why it is not believed.
-    fn copy(&self, token: TokenHash, run_id: &str, fields: &[Value], pushed: bool) -> Result<Lookup, Disbelief> {
+    fn copy(&self, token: TokenHash, run: &str, fields: &[Value], pushed: bool) -> Result<Lookup, Disbelief> {
         let [Value::Text(json), t0, ends, now, Value::Text(seal)] = fields else { return Err(Disbelief::Unreadable) };
         let text = |value: &'_ Value| value.as_str().map(str::to_owned).ok_or(Disbelief::Unreadable);
         let (t0, ends) = (text(t0)?, text(ends)?);
         let key = self.key(&token);
-        let sealed = Sealed { key: &key, version: FORMAT_VERSION, run_id, t0: &t0, ends: &ends, session: json };
+        let sealed = Sealed { key: &key, version: FORMAT_VERSION, run, t0: &t0, ends: &ends, session: json };
         if json.len() > LONGEST_SESSION {
             return Err(Disbelief::Unreadable);
         }
@@ -98,9 +98,9 @@ impl Entries {
         let ends = lease.since.saturating_add(u64::try_from(life.as_micros()).unwrap_or(u64::MAX));
         let (t0, ends) = (lease.since.to_string(), ends.to_string());
         let key = self.key(&token);
-        let (run_id, text) = (lease.run_id.as_str(), session.as_bytes());
+        let (run, text) = (lease.run.as_str(), session.as_bytes());
         let seal =
-            self.seal.seal(&Sealed { key: &key, version: FORMAT_VERSION, run_id, t0: &t0, ends: &ends, session: text });
+            self.seal.seal(&Sealed { key: &key, version: FORMAT_VERSION, run, t0: &t0, ends: &ends, session: text });
         Some(Fill { lease, session, t0, ends, seal })
     }
 }
@@ -109,13 +109,13 @@ impl Fill<'_> {
     /// The arguments of [`FILL`].
     pub fn arguments(&self) -> [&[u8]; 7] {
         let Self { lease, session, t0, ends, seal } = self;
-        [&lease.nonce, FORMAT_VERSION, &lease.run_id, t0, ends, session, seal].map(str::as_bytes)
+        [&lease.nonce, FORMAT_VERSION, &lease.run, t0, ends, session, seal].map(str::as_bytes)
     }
 }
 
 /// The arguments of [`READ_OR_LEASE`].
-pub fn look<'a>(run_id: &'a str, nonce: &'a str, after: &'a str) -> [&'a [u8]; 5] {
-    [FORMAT_VERSION, run_id, nonce, LEASE_MILLIS, after].map(str::as_bytes)
+pub fn look<'a>(run: &'a str, nonce: &'a str, after: &'a str) -> [&'a [u8]; 5] {
+    [FORMAT_VERSION, run, nonce, LEASE_MILLIS, after].map(str::as_bytes)
 }
 
 /// A session of this token, as only this package writes it.
@@ -127,9 +127,9 @@ fn readable(json: &[u8], token: TokenHash) -> Option<SessionWithUser> {
 
 /// The lease that a script left or found, and why it believed no copy.
 fn missed(fields: &[Value], nonce: &str, pushed: bool) -> Option<Lookup> {
-    let [name, run_id, since, why] = fields else { return None };
+    let [name, run, since, why] = fields else { return None };
     let named = |value: &Value| value.as_str().filter(|name| name.len() <= LONGEST_NAME).map(str::to_owned);
-    let (name, run_id) = (named(name)?, named(run_id)?);
+    let (name, run) = (named(name)?, named(run)?);
     let announced = pushed && name == nonce;
     let since = since.as_str()?.parse().ok()?;
     let disbelief = match why.as_str()? {
@@ -140,5 +140,5 @@ fn missed(fields: &[Value], nonce: &str, pushed: bool) -> Option<Lookup> {
         "unreadable" => Some(Disbelief::Unreadable),
         _ => None,
     };
-    Some(Lookup::Miss { lease: Some(Lease { nonce: name, run_id, since, announced }), disbelief })
+    Some(Lookup::Miss { lease: Some(Lease { nonce: name, run, since, announced }), disbelief })
 }

@@ -1,6 +1,6 @@
 -- Puts a copy where its lease still stands. Whatever happened to the token meanwhile has removed the lease.
 -- KEYS[1] session key
--- ARGV    nonce, format version, run id of the lease, its t0 and the end of life in microseconds, session as JSON, seal
+-- ARGV    nonce, format version, life of the lease, its t0 and the end of life in microseconds, session as JSON, seal
 -- Returns 1 if the copy was accepted
 local lease = redis.pcall('HGET', KEYS[1], 'lease')
 if lease ~= ARGV[1] then

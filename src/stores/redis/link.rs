@@ -1,6 +1,6 @@
 //! A handle to one connection, for as long as that lives: commands go out in batches, replies are matched in order.
 //!
-//! What is sent on a link dies with it, and the server's run id is a property of it. So no command can reach another
+//! What is sent on a link dies with it, and the server's life is a property of it. So no command can reach another
 //! life of the server than the one that its sender was told of.
 
 use super::outbox::{Answer, Outbox};

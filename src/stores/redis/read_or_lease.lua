@@ -1,9 +1,9 @@
 -- Reads the copy of a session, or leaves a lease where there is none that may be believed.
 -- KEYS[1] session key
--- ARGV    format version, run id of the reader's connection, nonce of a new lease, life of a lease in ms, and until when
+-- ARGV    format version, life of the server as the reader knows it, nonce of a new lease, its life in ms, and until when
 --         (microseconds) copies that were read are not believed
 -- Returns {1, session as JSON, t0, end, now, seal} of a copy, times in microseconds, or
---         {0, nonce, run id of the lease, t0, why a copy was not believed}
+--         {0, nonce, life of the lease, t0, why a copy was not believed}
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local found = redis.pcall('HMGET', KEYS[1], 'version', 'run', 't0', 'end', 'session', 'seal', 'lease')

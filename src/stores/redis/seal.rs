@@ -8,7 +8,7 @@ use sha2::Sha256;
 pub struct Sealed<'a> {
     pub key: &'a str,
     pub version: &'a str,
-    pub run_id: &'a str,
+    pub run: &'a str,
     pub t0: &'a str,
     pub ends: &'a str,
     pub session: &'a [u8],
@@ -45,9 +45,9 @@ impl Seal {
 
 /// Each part behind its length, so that nothing can move from one into another.
 fn fed(hmac: &Hmac<Sha256>, entry: &Sealed<'_>) -> Hmac<Sha256> {
-    let Sealed { key, version, run_id, t0, ends, session } = entry;
+    let Sealed { key, version, run, t0, ends, session } = entry;
     let mut hmac = hmac.clone();
-    for part in [key.as_bytes(), version.as_bytes(), run_id.as_bytes(), t0.as_bytes(), ends.as_bytes(), session] {
+    for part in [key.as_bytes(), version.as_bytes(), run.as_bytes(), t0.as_bytes(), ends.as_bytes(), session] {
         hmac.update(&(part.len() as u64).to_le_bytes());
         hmac.update(part);
     }
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     const ENTRY: Sealed<'_> =
-        Sealed { key: "session:a", version: "1", run_id: "run", t0: "5", ends: "9", session: b"{\"id\":1}" };
+        Sealed { key: "session:a", version: "1", run: "run", t0: "5", ends: "9", session: b"{\"id\":1}" };
 
     fn seal(secrets: &[&str]) -> Seal {
         Seal::new(&secrets.iter().map(|secret| Secret::new(*secret)).collect::<Vec<_>>())
@@ -73,7 +73,7 @@ mod tests {
         for changed in [
             Sealed { key: "session:b", ..ENTRY },
             Sealed { version: "2", ..ENTRY },
-            Sealed { run_id: "ru", t0: "n5", ..ENTRY },
+            Sealed { run: "ru", t0: "n5", ..ENTRY },
             Sealed { t0: "6", ..ENTRY },
             Sealed { ends: "99", ..ENTRY },
             Sealed { session: b"{\"id\":2}", ..ENTRY },
